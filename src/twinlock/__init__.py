@@ -1,0 +1,1 @@
+"""Twinlock: over-the-air system images for embedded Linux fleets."""

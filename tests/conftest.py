@@ -1,0 +1,106 @@
+"""What every test run has: one seed for all randomness, long variants by choice, and no silent skips.
+
+- One seed. `TWINLOCK_SEED` is a number, or `random` for a new one; without it the seed is fixed, so that a
+  run repeats exactly. Hypothesis draws from it too. It is printed above the run and beside each failure.
+- `TWINLOCK_LONG=1` adds the tests marked `long`; without it they are deselected (and counted as such).
+- A skipped test fails the run, since it hides what was not checked; `ALLOW_SKIPS=1` permits it on a machine
+  that cannot run everything.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Generator
+
+import hypothesis
+import pytest
+
+SEED_DEFAULT = 20_261_121
+SEED_MAX = 2**32
+
+hypothesis.settings.register_profile(
+    "twinlock",
+    deadline=None,  # machines are shared; time is measured in bench/
+    print_blob=True,
+    database=None,  # the seed alone decides, so that a run elsewhere repeats it
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("twinlock")
+
+
+def _run_seed() -> int:
+    given = os.environ.get("TWINLOCK_SEED", "").strip()
+    if not given:
+        return SEED_DEFAULT
+    if given == "random":
+        return random.SystemRandom().randrange(SEED_MAX)
+    if not given.isdecimal():
+        raise pytest.UsageError(f"TWINLOCK_SEED is a decimal number or 'random', not {given!r}")
+    return int(given)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    seed = _run_seed()
+    os.environ["TWINLOCK_SEED"] = str(seed)  # xdist's workers and every subprocess see the same
+    if config.getoption("hypothesis_seed", None) is None:
+        config.option.hypothesis_seed = seed
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"seed: repeat this run with TWINLOCK_SEED={os.environ['TWINLOCK_SEED']}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.environ.get("TWINLOCK_LONG") == "1":
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        report.sections.append(("seed", f"repeat with TWINLOCK_SEED={os.environ['TWINLOCK_SEED']}"))
+    return report
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if hasattr(session.config, "workerinput") or os.environ.get("ALLOW_SKIPS") == "1":
+        return
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and reporter.stats.get("skipped") and exitstatus == pytest.ExitCode.OK:
+        reporter.write_line("")
+        reporter.write_line("skipped tests fail the run; ALLOW_SKIPS=1 permits them", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """A seed for this test alone: the run's seed mixed with the test's name."""
+    return random.Random(f"{os.environ['TWINLOCK_SEED']}:{request.node.nodeid}").randrange(SEED_MAX)
+
+
+@pytest.fixture
+def rng(seed: int) -> random.Random:
+    """A generator that repeats with the run's seed."""
+    return random.Random(seed)
+
+
+@pytest.fixture
+def uncovered_env() -> dict[str, str]:
+    """The environment for a subprocess that is killed or measured: without coverage's hook in it.
+
+    A killed process would leave a torn coverage file behind, and the hook costs memory and time.
+    """
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+
+
+@pytest.fixture(scope="session")
+def long_run() -> bool:
+    """True when the long variants were asked for."""
+    return os.environ.get("TWINLOCK_LONG") == "1"

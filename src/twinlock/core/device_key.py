@@ -1,0 +1,103 @@
+"""A device's own key (ECDSA P-256) and what it signs: enrolment, session challenges and reports.
+
+Each signed text begins with its purpose, so that a signature for one can never serve for another. Signatures
+are DER ECDSA over SHA-256 (FIPS 186-5, SEC 1). The private key is made on the device and never leaves it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from twinlock.core.errors import error
+
+PEM_SIZE_BYTES_MAX: Final = 1024
+SIGNATURE_SIZE_BYTES_MAX: Final = 80
+_ALGORITHM: Final = ec.ECDSA(hashes.SHA256())
+
+
+def _text(purpose: str, *fields: bytes) -> bytes:
+    parts = [b"twinlock-" + purpose.encode("ascii")]
+    parts += [len(field).to_bytes(4, "big") + field for field in fields]
+    return b"\0".join(parts)
+
+
+def enrolment_bytes(device_id: str, hardware: str, public_key: str) -> bytes:
+    """What the proof in an enrolment signs."""
+    return _text("enrol-v1", device_id.encode(), hardware.encode(), public_key.encode())
+
+
+def session_bytes(device_id: str, challenge: str) -> bytes:
+    """What the answer to a challenge signs."""
+    return _text("session-v1", device_id.encode(), challenge.encode())
+
+
+def report_bytes(body: bytes) -> bytes:
+    """What the signature of a report signs."""
+    return _text("report-v1", body)
+
+
+def generate() -> bytes:
+    """A new private key as unencrypted PKCS#8 PEM, to be stored with mode 0600."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+class DeviceKey:
+    """The private half. Raises DeviceError `identity-missing` when the PEM holds no P-256 key."""
+
+    def __init__(self, private_pem: bytes) -> None:
+        try:
+            key = serialization.load_pem_private_key(private_pem, password=None)
+        except (ValueError, TypeError) as problem:
+            raise error("identity-missing", f"the device key does not load: {problem}") from problem
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+            raise error("identity-missing", "the device key is not a P-256 key")
+        self._key = key
+        self.public_pem: Final = (
+            key.public_key()
+            .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+            .decode("ascii")
+        )
+
+    def sign(self, text: bytes) -> bytes:
+        """The DER signature over `text`."""
+        return self._key.sign(text, _ALGORITHM)
+
+
+class DevicePublicKey:
+    """The public half. Raises InputError `input-invalid` when the PEM holds no P-256 key."""
+
+    def __init__(self, public_pem: str) -> None:
+        if len(public_pem) > PEM_SIZE_BYTES_MAX:
+            raise error("input-invalid", f"the public key has more than {PEM_SIZE_BYTES_MAX} bytes")
+        try:
+            key = serialization.load_pem_public_key(public_pem.encode("utf-8"))
+        except (ValueError, TypeError) as problem:
+            raise error("input-invalid", f"the public key does not load: {problem}") from problem
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+            raise error("input-invalid", "the public key is not a P-256 key")
+        self._key = key
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the key's DER form (SubjectPublicKeyInfo), 64 hex digits."""
+        der = self._key.public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        return hashlib.sha256(der).hexdigest()
+
+    def verify(self, signature: bytes, text: bytes, what: str) -> None:
+        """Raises TrustError `signature-invalid` unless `signature` is this key's over `text`."""
+        if len(signature) > SIGNATURE_SIZE_BYTES_MAX:
+            raise error("signature-invalid", f"{what}: the signature is too long")
+        try:
+            self._key.verify(signature, text, _ALGORITHM)
+        except InvalidSignature as problem:
+            raise error("signature-invalid", f"{what}: the signature is not this device's") from problem

@@ -1,0 +1,56 @@
+"""Bounds on everything that comes from outside, in one place.
+
+A value above its bound is refused before anything is allocated for it. Raising one of these changes what a
+device accepts from a server it does not trust, so each has a test in `tests/unit/core/test_limits.py`.
+"""
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+# Images and segments
+SEGMENT_SIZE_BYTES: Final = 1 * MIB
+IMAGE_SIZE_BYTES_MAX: Final = 64 * GIB
+SEGMENTS_MAX: Final = IMAGE_SIZE_BYTES_MAX // SEGMENT_SIZE_BYTES
+
+# Payload files
+PART_SIZE_BYTES_MAX: Final = SEGMENT_SIZE_BYTES + 64 * KIB  # zstd's worst case for a segment, with room
+INDEX_SIZE_BYTES_MAX: Final = 16 * MIB
+PAYLOAD_SIZE_BYTES_MAX: Final = IMAGE_SIZE_BYTES_MAX + INDEX_SIZE_BYTES_MAX + GIB
+WINDOW_LOG_MAX: Final = 23  # 8 MiB: segment + reference window
+WINDOW_SIZE_BYTES_MAX: Final = 1 << WINDOW_LOG_MAX
+
+# Manifest
+MANIFEST_SIZE_BYTES_MAX: Final = 4 * MIB
+HARDWARE_IDS_MAX: Final = 64
+NAME_LENGTH_MAX: Final = 64
+VERSION_LENGTH_MAX: Final = 64
+COUNTER_MAX: Final = (1 << 31) - 1
+NOTES_LENGTH_MAX: Final = 4096
+
+# Signed metadata (The Update Framework)
+METADATA_SIZE_BYTES_MAX: Final = {
+    "root": 512 * KIB,
+    "timestamp": 16 * KIB,
+    "snapshot": 2 * MIB,
+    "targets": 5 * MIB,
+}
+ROOT_ROTATIONS_MAX: Final = 256
+JSON_DEPTH_MAX: Final = 32
+METADATA_VERSION_MAX: Final = (1 << 31) - 1
+
+# Device protocol
+MESSAGE_SIZE_BYTES_MAX: Final = 64 * KIB
+REPORT_SIZE_BYTES_MAX: Final = 16 * KIB
+REPORTS_PER_BATCH_MAX: Final = 16
+REPORT_DETAIL_LENGTH_MAX: Final = 4096
+PAYLOAD_OFFERS_MAX: Final = 8
+DEVICE_ID_LENGTH_MAX: Final = 64
+POLL_WAIT_S_MIN: Final = 1
+POLL_WAIT_S_MAX: Final = 7 * 24 * 3600
+
+# Boot control
+TRIES_MAX: Final = 7
+BOOT_REASON_BYTES_MAX: Final = 96

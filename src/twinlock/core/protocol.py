@@ -1,0 +1,207 @@
+"""Messages between device and server, version 1: JSON bodies under `/device/v1/`.
+
+| call                                | body             | answer                                    |
+|-------------------------------------|------------------|-------------------------------------------|
+| POST /device/v1/enrol               | EnrolRequest     | EnrolAnswer                               |
+| POST /device/v1/challenge           | ChallengeRequest | ChallengeAnswer                           |
+| POST /device/v1/session             | SessionRequest   | SessionAnswer                             |
+| POST /device/v1/poll                | PollRequest      | PollAnswer          (bearer token)        |
+| POST /device/v1/reports             | ReportBatch      | ReportAnswer        (bearer token)        |
+| GET  /device/v1/payloads/SHA256     |                  | payload bytes, ranges (bearer token)      |
+| GET  /repository/metadata/NAME.json |                  | signed metadata                           |
+| GET  /repository/targets/PATH       |                  | manifests, named by hash                  |
+
+Every failure is answered with `ErrorAnswer` and a code of `twinlock.core.errors`. Unknown fields are refused
+in both directions: a field with a meaning that one side does not know must not be ignored by it.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeVar
+
+import msgspec
+
+from twinlock.core import limits
+from twinlock.core.errors import error
+
+PREFIX: Final = "/device/v1"
+REPOSITORY: Final = "/repository"
+
+Outcome = Literal["succeeded", "failed", "rolled_back", "lost"]
+ReportState = Literal["downloading", "armed", "trial", "succeeded", "failed", "rolled_back", "idle"]
+FINAL_STATES: Final[frozenset[str]] = frozenset({"succeeded", "failed", "rolled_back"})
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """Base of every message."""
+
+
+class EnrolRequest(Message):
+    """A device asks to be known. `proof` signs the other fields (see `device_key.enrolment_bytes`)."""
+
+    device_id: str
+    hardware: str
+    public_key: str
+    proof: bytes
+    token: str | None = None
+
+
+class EnrolAnswer(Message):
+    """`wait_s` is how long to wait before asking again while pending."""
+
+    status: Literal["pending", "accepted", "rejected"]
+    wait_s: int = 60
+
+
+class ChallengeRequest(Message):
+    """First half of opening a session."""
+
+    device_id: str
+
+
+class ChallengeAnswer(Message):
+    """An opaque challenge to be signed (see `device_key.session_bytes`)."""
+
+    challenge: str
+    expires_s: int
+
+
+class SessionRequest(Message):
+    """Second half: the challenge, and the device key's signature over it."""
+
+    device_id: str
+    challenge: str
+    signature: bytes
+
+
+class SessionAnswer(Message):
+    """A bearer token, opaque to the device, good for `expires_s` seconds."""
+
+    token: str
+    expires_s: int
+
+
+class PollRequest(Message):
+    """What the device runs now. `image_sha256` is of the committed slot, as its manifest said."""
+
+    hardware: str
+    slot: str
+    product: str = ""
+    version: str = ""
+    counter: int = 0
+    image_sha256: bytes | None = None
+    floor: int = 0
+    agent: str = ""
+    state: str = "idle"
+    abilities: tuple[str, ...] = ()
+
+
+class PayloadOffer(Message):
+    """One way to get the image: a payload file, where its index starts, and what base it needs."""
+
+    kind: Literal["full", "delta"]
+    sha256: bytes
+    size_bytes: int
+    index_size_bytes: int
+    base_sha256: bytes | None = None
+
+
+class Assignment(Message):
+    """What the device shall run. The device trusts only what signed metadata says of this release."""
+
+    id: str
+    product: str
+    version: str
+    payloads: tuple[PayloadOffer, ...]
+
+
+class PollAnswer(Message):
+    """What to do now, and when to ask again."""
+
+    wait_s: int
+    assignment: Assignment | None = None
+
+
+class Report(Message):
+    """What a device tells. `seq` rises by one for each report of a device, for ever; it never repeats.
+
+    `bytes_fetched` counts body bytes received for this assignment, `bytes_again` those of them that had been
+    received before. `time_s` is the device's trusted time in seconds since 1970, 0 when it has none.
+    """
+
+    device_id: str
+    seq: int
+    nonce: str
+    state: ReportState
+    assignment_id: str = ""
+    product: str = ""
+    version: str = ""
+    slot: str = ""
+    image_sha256: bytes | None = None
+    code: str = ""
+    detail: str = ""
+    bytes_fetched: int = 0
+    bytes_again: int = 0
+    duration_s: float = 0.0
+    time_s: int = 0
+
+
+class SignedReport(Message):
+    """`body` is the JSON of a Report, `signature` the device key's over `device_key.report_bytes(body)`."""
+
+    body: bytes
+    signature: bytes
+
+
+class ReportBatch(Message):
+    """Reports in the order of their `seq`; at most `REPORTS_PER_BATCH_MAX`."""
+
+    reports: tuple[SignedReport, ...]
+
+
+class ReportAnswer(Message):
+    """The `seq` of every report in the batch that is durable on the server now, new or known before."""
+
+    durable: tuple[int, ...]
+
+
+class ErrorBody(Message):
+    """One failure, as `twinlock.core.errors` describes it."""
+
+    code: str
+    what: str
+    hint: str = ""
+
+
+class ErrorAnswer(Message):
+    """The body of every answer with a status of 400 or more."""
+
+    error: ErrorBody
+
+
+M = TypeVar("M", bound=msgspec.Struct)
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """The message as JSON."""
+    return msgspec.json.encode(message)
+
+
+def decode_request(data: bytes, kind: type[M], size_bytes_max: int = limits.MESSAGE_SIZE_BYTES_MAX) -> M:
+    """A message that a device sent. Raises InputError `request-too-large`, `request-malformed`."""
+    if len(data) > size_bytes_max:
+        raise error("request-too-large", f"the body has more than {size_bytes_max} bytes")
+    try:
+        return msgspec.json.decode(data, type=kind, strict=True)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
+        raise error("request-malformed", f"the body is no {kind.__name__}: {problem}") from problem
+
+
+def decode_answer(data: bytes, kind: type[M], size_bytes_max: int = limits.MESSAGE_SIZE_BYTES_MAX) -> M:
+    """A message that a server sent. Raises TransportError `answer-malformed`."""
+    if len(data) > size_bytes_max:
+        raise error("answer-malformed", f"the answer has more than {size_bytes_max} bytes")
+    try:
+        return msgspec.json.decode(data, type=kind, strict=True)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
+        raise error("answer-malformed", f"the answer is no {kind.__name__}: {problem}") from problem

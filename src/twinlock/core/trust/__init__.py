@@ -1,0 +1,1 @@
+"""Trust decisions over signed metadata: strict reading in `strict`, the verifier in `verifier`."""

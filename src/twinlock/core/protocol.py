@@ -32,11 +32,7 @@ ReportState = Literal["downloading", "armed", "trial", "succeeded", "failed", "r
 FINAL_STATES: Final[frozenset[str]] = frozenset({"succeeded", "failed", "rolled_back"})
 
 
-class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """Base of every message."""
-
-
-class EnrolRequest(Message):
+class EnrolRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """A device asks to be known. `proof` signs the other fields (see `device_key.enrolment_bytes`)."""
 
     device_id: str
@@ -46,27 +42,33 @@ class EnrolRequest(Message):
     token: str | None = None
 
 
-class EnrolAnswer(Message):
+class EnrolAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """`wait_s` is how long to wait before asking again while pending."""
 
     status: Literal["pending", "accepted", "rejected"]
     wait_s: int = 60
 
 
-class ChallengeRequest(Message):
+class ChallengeRequest(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
     """First half of opening a session."""
 
     device_id: str
 
 
-class ChallengeAnswer(Message):
+class ChallengeAnswer(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
     """An opaque challenge to be signed (see `device_key.session_bytes`)."""
 
     challenge: str
     expires_s: int
 
 
-class SessionRequest(Message):
+class SessionRequest(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
     """Second half: the challenge, and the device key's signature over it."""
 
     device_id: str
@@ -74,14 +76,16 @@ class SessionRequest(Message):
     signature: bytes
 
 
-class SessionAnswer(Message):
+class SessionAnswer(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
     """A bearer token, opaque to the device, good for `expires_s` seconds."""
 
     token: str
     expires_s: int
 
 
-class PollRequest(Message):
+class PollRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """What the device runs now. `image_sha256` is of the committed slot, as its manifest said."""
 
     hardware: str
@@ -96,7 +100,7 @@ class PollRequest(Message):
     abilities: tuple[str, ...] = ()
 
 
-class PayloadOffer(Message):
+class PayloadOffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """One way to get the image: a payload file, where its index starts, and what base it needs."""
 
     kind: Literal["full", "delta"]
@@ -106,7 +110,7 @@ class PayloadOffer(Message):
     base_sha256: bytes | None = None
 
 
-class Assignment(Message):
+class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """What the device shall run. The device trusts only what signed metadata says of this release."""
 
     id: str
@@ -115,14 +119,14 @@ class Assignment(Message):
     payloads: tuple[PayloadOffer, ...]
 
 
-class PollAnswer(Message):
+class PollAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """What to do now, and when to ask again."""
 
     wait_s: int
     assignment: Assignment | None = None
 
 
-class Report(Message):
+class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """What a device tells. `seq` rises by one for each report of a device, for ever; it never repeats.
 
     `bytes_fetched` counts body bytes received for this assignment, `bytes_again` those of them that had been
@@ -146,26 +150,26 @@ class Report(Message):
     time_s: int = 0
 
 
-class SignedReport(Message):
+class SignedReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """`body` is the JSON of a Report, `signature` the device key's over `device_key.report_bytes(body)`."""
 
     body: bytes
     signature: bytes
 
 
-class ReportBatch(Message):
+class ReportBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """Reports in the order of their `seq`; at most `REPORTS_PER_BATCH_MAX`."""
 
     reports: tuple[SignedReport, ...]
 
 
-class ReportAnswer(Message):
+class ReportAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """The `seq` of every report in the batch that is durable on the server now, new or known before."""
 
     durable: tuple[int, ...]
 
 
-class ErrorBody(Message):
+class ErrorBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """One failure, as `twinlock.core.errors` describes it."""
 
     code: str
@@ -173,7 +177,7 @@ class ErrorBody(Message):
     hint: str = ""
 
 
-class ErrorAnswer(Message):
+class ErrorAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """The body of every answer with a status of 400 or more."""
 
     error: ErrorBody

@@ -2,7 +2,7 @@
 
     offset 0                     parts, in segment order, no gaps
     total - 56 - index_size      index: MessagePack of `Index`
-    total - 56                   trailer, little endian: magic "TWLKPAY\\0", format version u16, flags u16 (0),
+    total - 56                   trailer, little endian: magic "TWLKPAY\\0", version u16, flags u16 (0),
                                  reserved u32 (0), index size u64, SHA-256 of the index (32 bytes)
 
 The index comes last so that a packer streams: it writes each part once and never goes back. A device fetches

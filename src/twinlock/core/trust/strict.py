@@ -1,8 +1,8 @@
 """Reading metadata that nobody has vouched for yet: everything ambiguous is refused.
 
 JSON leaves open what duplicate keys, NaN, deep nesting or differently composed characters mean; two readers
-that disagree are an attack surface. So bytes are checked here before any other parser sees them, with RFC 8259
-and the TUF specification's canonical form in mind.
+that disagree are an attack surface. So bytes are checked here before any other parser sees them (RFC 8259,
+section 4 and 9; the TUF specification's canonical form).
 """
 
 from __future__ import annotations

@@ -8,11 +8,11 @@ cut cannot undo them. Signature arithmetic and metadata types are python-tuf's; 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import msgspec
 from tuf.api.exceptions import LengthOrHashMismatchError, RepositoryError
-from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from twinlock.core import limits
 from twinlock.core.errors import error
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 CUSTOM_KEY: Final = "twinlock"
 
+Role = Root | Timestamp | Snapshot | Targets
+R = TypeVar("R", Root, Timestamp, Snapshot, Targets)
+
 
 class Floors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The lowest version accepted per role; 0 when nothing was seen yet. Kept durable by the client."""
@@ -33,11 +36,11 @@ class Floors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     targets: int = 0
 
 
-def _parse(kind: type[Signed], data: bytes) -> Metadata[Signed]:
+def _parse(kind: type[R], data: bytes) -> Metadata[R]:
     role = kind.type
     strict.load(data, limits.METADATA_SIZE_BYTES_MAX[role], f"{role} metadata")
     try:
-        parsed: Metadata[Signed] = Metadata.from_bytes(data)
+        parsed = cast("Metadata[R]", Metadata.from_bytes(data))
     except (RepositoryError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise error("metadata-malformed", f"{role} metadata does not parse: {problem}") from problem
     if not isinstance(parsed.signed, kind):
@@ -49,7 +52,7 @@ def _parse(kind: type[Signed], data: bytes) -> Metadata[Signed]:
     return parsed
 
 
-def _verify(root: Root, role: str, parsed: Metadata[Signed]) -> None:
+def _verify(root: Root, role: str, parsed: Metadata[R]) -> None:
     try:
         root.verify_delegate(role, parsed.signed_bytes, parsed.signatures)
     except (RepositoryError, ValueError) as problem:
@@ -73,18 +76,13 @@ class TrustedSet:
 
     def __init__(self, root: bytes, now: datetime, floors: Floors | None = None) -> None:
         parsed = _parse(Root, root)
-        self.root: Root = self._as_root(parsed)
+        self.root: Root = parsed.signed
         _verify(self.root, Root.type, parsed)
         self.now: Final = now
         self.floors: Floors = floors or Floors()
         self.timestamp: Timestamp | None = None
         self.snapshot: Snapshot | None = None
         self.targets: Targets | None = None
-
-    @staticmethod
-    def _as_root(parsed: Metadata[Signed]) -> Root:
-        assert isinstance(parsed.signed, Root)
-        return parsed.signed
 
     def update_root(self, data: bytes) -> None:
         """Takes root version N+1 (5.3.4 to 5.3.9): signed by the old and by the new root's keys.
@@ -95,7 +93,7 @@ class TrustedSet:
         if self.timestamp is not None:
             raise error("internal", "roots come before the timestamp")
         parsed = _parse(Root, data)
-        new = self._as_root(parsed)
+        new = parsed.signed
         _verify(self.root, Root.type, parsed)
         if new.version != self.root.version + 1:
             raise error(
@@ -113,7 +111,7 @@ class TrustedSet:
         """Raises TrustError `metadata-expired` when the newest root has expired (5.3.10)."""
         self._check_fresh(self.root)
 
-    def _check_fresh(self, signed: Signed) -> None:
+    def _check_fresh(self, signed: Role) -> None:
         if signed.is_expired(self.now):
             raise error(
                 "metadata-expired",
@@ -126,7 +124,6 @@ class TrustedSet:
         parsed = _parse(Timestamp, data)
         _verify(self.root, Timestamp.type, parsed)
         new = parsed.signed
-        assert isinstance(new, Timestamp)
         if new.version < self.floors.timestamp or new.snapshot_meta.version < self.floors.snapshot:
             raise error(
                 "metadata-rollback",
@@ -146,7 +143,6 @@ class TrustedSet:
         parsed = _parse(Snapshot, data)
         _verify(self.root, Snapshot.type, parsed)
         new = parsed.signed
-        assert isinstance(new, Snapshot)
         if new.version != listed.version:
             raise error(
                 "metadata-mismatch", f"snapshot has version {new.version}, not {listed.version} as listed"
@@ -172,7 +168,6 @@ class TrustedSet:
         parsed = _parse(Targets, data)
         _verify(self.root, Targets.type, parsed)
         new = parsed.signed
-        assert isinstance(new, Targets)
         if new.version != listed.version:
             raise error(
                 "metadata-mismatch", f"targets have version {new.version}, not {listed.version} as listed"

@@ -1,0 +1,269 @@
+"""The operator API as commands use it: one request, one bounded answer, every failure with its code.
+
+The token goes into one header and nowhere else: no message, log or representation holds it. Redirects are
+not followed (a token must not travel to another host), and plain HTTP is for this machine only.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Final
+from urllib.parse import quote, urlsplit
+
+import msgspec
+import typer
+import urllib3
+from urllib3.exceptions import HTTPError, ReadTimeoutError
+
+from twinlock.core import limits
+from twinlock.core.durable import read_bounded
+from twinlock.core.errors import CATALOGUE, TwinlockError, error
+from twinlock.core.protocol import ErrorAnswer
+
+BASE: Final = "/api/v1"
+ANSWER_SIZE_BYTES_MAX: Final = 16 * limits.MIB
+TOKEN_SIZE_BYTES_MAX: Final = 4 * limits.KIB
+CONNECT_WAIT_S: Final = 10.0
+ANSWER_WAIT_S: Final = 60.0  # the server hashes a whole payload before it answers an upload
+CHUNK_SIZE_BYTES: Final = 256 * limits.KIB
+
+ServerOption = Annotated[
+    str,
+    typer.Option(
+        "--server", envvar="TWINLOCK_SERVER", help="Address of the server.", metavar="URL", show_default=True
+    ),
+]
+TokenOption = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        envvar="TWINLOCK_TOKEN",
+        show_default=False,
+        help="The operator's token. Other users of this machine can see it while the command runs: "
+        "prefer --token-file or the variable.",
+    ),
+]
+TokenFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file", envvar="TWINLOCK_TOKEN_FILE", show_default=False, help="File with the token."
+    ),
+]
+CaFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca-file",
+        envvar="TWINLOCK_CA_FILE",
+        show_default=False,
+        help="Certificates (PEM) to trust for the server instead of the system's.",
+    ),
+]
+SERVER_DEFAULT: Final = "http://127.0.0.1:8000"
+
+
+def connect(
+    server: str, token: str | None, token_file: Path | None = None, ca_file: Path | None = None
+) -> Api:
+    """The client for what `--server`, `--token`, `--token-file` and `--ca-file` say.
+
+    Raises InputError `input-invalid` for an address that is no http(s) URL, and when no token is given.
+    """
+    if token is None and token_file is not None:
+        data = read_bounded(token_file, TOKEN_SIZE_BYTES_MAX, "token file")
+        token = data.decode("utf-8", "replace").strip()
+    if not token:
+        raise error(
+            "input-invalid",
+            "no operator token is given",
+            hint="use --token-file, or set TWINLOCK_TOKEN; `twinlock server init` printed the token",
+        )
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise error("input-invalid", "the operator token has characters that no token has")
+    return Api(server, token, ca_file=ca_file)
+
+
+def check_address(server: str) -> str:
+    """`server` without a last slash, if a token may be sent there. Raises InputError `input-invalid`."""
+    try:
+        parts = urlsplit(server)
+        port = parts.port
+    except ValueError as problem:
+        raise error("input-invalid", f"the server's address {server!r} is no URL: {problem}") from problem
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise error(
+            "input-invalid",
+            f"the server's address {server!r} is no URL of a server",
+            hint=f"give it like {SERVER_DEFAULT} or https://updates.example.org",
+        )
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise error("input-invalid", f"the server's address {parts.hostname!r} may hold host and port only")
+    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        raise error(
+            "input-invalid",
+            f"plain http to {parts.hostname!r} would show the token to the network",
+            hint="use https, or a tunnel that ends on this machine (http://127.0.0.1:PORT)",
+        )
+    return server.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Api:
+    """One server's operator API. Raises TwinlockError only: the server's own code where it gives one."""
+
+    def __init__(
+        self,
+        server: str,
+        token: str,
+        *,
+        ca_file: Path | None = None,
+        connect_wait_s: float = CONNECT_WAIT_S,
+        answer_wait_s: float = ANSWER_WAIT_S,
+    ) -> None:
+        self.server: Final = check_address(server)
+        self._headers: Final = {"Authorization": f"Bearer {token}", "User-Agent": "twinlock"}
+        self._pool: Final = urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=connect_wait_s, read=answer_wait_s),
+            retries=False,
+            blocksize=CHUNK_SIZE_BYTES,
+            ca_certs=None if ca_file is None else str(ca_file),
+        )
+
+    def get(self, path: str, query: Mapping[str, str | int | None] | None = None) -> Any:
+        """The decoded JSON answer to GET. `path` is below `/api/v1`; query values of None are left out."""
+        fields = {name: str(value) for name, value in (query or {}).items() if value is not None}
+        return self._json("GET", path, fields=fields)
+
+    def post(self, path: str, body: Any = None) -> Any:
+        """The decoded JSON answer to POST with `body` as JSON."""
+        data = msgspec.json.encode({} if body is None else body)
+        return self._json("POST", path, body=data, headers={"Content-Type": "application/json"})
+
+    def payload_size_bytes(self, sha256: str) -> int | None:
+        """How many bytes of this payload the server holds, or None when it does not know it."""
+        answer = self._send("HEAD", f"/payloads/{sha256}")
+        try:
+            if answer.status == 404:
+                return None
+            if answer.status != 200:
+                raise self._failure(answer)
+            length = answer.headers.get("Content-Length", "")
+        finally:
+            answer.release_conn()
+        if not length.isdecimal():
+            raise error("answer-malformed", f"{self.server} does not say how large payload {sha256} is")
+        return int(length)
+
+    def put_payload(
+        self, sha256: str, file: BinaryIO, size_bytes: int, advance: Callable[[int], None]
+    ) -> bool:
+        """Uploads a payload; True when it was new to the server. `advance` is told each chunk's bytes."""
+        answer = self._send(
+            "PUT",
+            f"/payloads/{sha256}",
+            body=_Chunks(file, advance),
+            headers={"Content-Length": str(size_bytes), "Content-Type": "application/octet-stream"},
+        )
+        self._decode(answer)
+        return answer.status == 201
+
+    def _json(self, method: str, path: str, **request: Any) -> Any:
+        return self._decode(self._send(method, path, **request))
+
+    def _send(self, method: str, path: str, **request: Any) -> urllib3.BaseHTTPResponse:
+        headers = {**self._headers, **request.pop("headers", {})}
+        url = f"{self.server}{BASE}{quote(path)}"
+        try:
+            answer = self._pool.request(
+                method, url, headers=headers, redirect=False, preload_content=False, **request
+            )
+        except HTTPError as problem:
+            raise _transport(problem, self.server) from problem
+        if 300 <= answer.status < 400:
+            answer.release_conn()
+            raise error("redirect-refused", f"{self.server} redirects to another address")
+        return answer
+
+    def _decode(self, answer: urllib3.BaseHTTPResponse) -> Any:
+        if answer.status >= 400:
+            raise self._failure(answer)
+        data = self._body(answer)
+        if len(data) > ANSWER_SIZE_BYTES_MAX:
+            raise error(
+                "answer-malformed", f"{self.server} answers with more than {ANSWER_SIZE_BYTES_MAX} bytes"
+            )
+        try:
+            return msgspec.json.decode(data) if data else None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
+            raise error(
+                "answer-malformed", f"{self.server} does not answer with JSON: {problem}"
+            ) from problem
+
+    def _body(self, answer: urllib3.BaseHTTPResponse) -> bytes:
+        try:
+            data: bytes = answer.read(ANSWER_SIZE_BYTES_MAX + 1)
+        except HTTPError as problem:
+            raise _transport(problem, self.server) from problem
+        finally:
+            answer.release_conn()
+        return data
+
+    def _failure(self, answer: urllib3.BaseHTTPResponse) -> TwinlockError:
+        """The server's own error where it gives one that we know, else what its status says."""
+        data = self._body(answer)
+        try:
+            said = msgspec.json.decode(data, type=ErrorAnswer).error
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return _by_status(answer.status, self.server)
+        if said.code not in CATALOGUE:
+            return error("server-error", f"{self.server}: {said.what} [{said.code}]", hint=said.hint or None)
+        return error(said.code, said.what, hint=said.hint or None)
+
+
+class _Chunks:
+    """A file as an upload's body: read in chunks, each told to `advance`. Constant memory."""
+
+    def __init__(self, file: BinaryIO, advance: Callable[[int], None]) -> None:
+        self._file = file
+        self._advance = advance
+
+    def read(self, size_bytes: int = -1) -> bytes:
+        data = self._file.read(size_bytes)
+        self._advance(len(data))
+        return data
+
+
+def _by_status(status: int, server: str) -> TwinlockError:
+    if status in (502, 503, 504, 429):
+        return error("server-busy", f"{server} answers with status {status}")
+    if status >= 500:
+        return error("server-error", f"{server} answers with status {status}")
+    return error("answer-malformed", f"{server} answers with status {status}, and not as a Twinlock server")
+
+
+def _transport(problem: HTTPError, server: str) -> TwinlockError:
+    """Connection refused, names that do not resolve, cuts and silence; see the hints in the catalogue."""
+    if isinstance(problem, ReadTimeoutError):
+        return error("transfer-stalled", f"{server} did not answer in time")
+    if isinstance(problem, urllib3.exceptions.ProtocolError):
+        return error("connection-lost", f"the connection to {server} broke: {_cause(problem)}")
+    return error("server-unreachable", f"{server} cannot be reached: {_cause(problem)}")
+
+
+def _cause(problem: BaseException) -> str:
+    """The innermost reason, without the object addresses that urllib3's texts carry."""
+    inner: BaseException = problem
+    while inner.__cause__ is not None or inner.__context__ is not None:
+        inner = inner.__cause__ or inner.__context__ or inner
+    if isinstance(inner, OSError) and inner.strerror:
+        return inner.strerror
+    return f"{type(inner).__name__}: {inner}"

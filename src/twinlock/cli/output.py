@@ -1,0 +1,171 @@
+"""What commands print: JSON for programs, tables and progress for people, plain text for files and pipes.
+
+A command makes one `Output`, and ends with `show(data, ...)`: with `--json` the data goes to standard output
+as one object `{"version": 1, ...}`, otherwise the texts and tables do. Warnings and progress go to standard
+error. Colour only on a terminal, and not with NO_COLOR. Text from devices and servers never reaches a
+terminal with control characters in it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
+
+import msgspec
+
+from twinlock.core.errors import TwinlockError
+from twinlock.core.limits import KIB
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+JSON_VERSION: Final = 1
+Advance = Callable[[int], None]
+
+
+def clean(text: str) -> str:
+    """`text` on one line without control characters: safe for a terminal, whoever wrote it."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def error_text(problem: TwinlockError, as_json: bool) -> str:
+    """The one line that reports a failure."""
+    if as_json:
+        body = {"code": problem.code, "what": problem.what, "hint": problem.hint}
+        return json_text({"error": body})
+    return f"error[{problem.code}]: {clean(problem.what)} -- hint: {clean(problem.hint)}"
+
+
+def json_text(data: Mapping[str, Any]) -> str:
+    """`data` as one line of JSON with the version of its shape in front. bytes become hex."""
+    assert "version" not in data, "the top level's `version` is that of the JSON's shape"
+    return msgspec.json.encode(_hexed({"version": JSON_VERSION, **data})).decode("utf-8")
+
+
+def _hexed(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Mapping):
+        return {key: _hexed(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_hexed(item) for item in value]
+    return value
+
+
+def size_text(size_bytes: int) -> str:
+    """A size for people: `931 B`, `1.5 KiB`, `64.0 MiB`."""
+    if size_bytes < KIB:
+        return f"{size_bytes} B"
+    units = ("KiB", "MiB", "GiB")
+    power = next((n for n in range(1, len(units)) if size_bytes < KIB ** (n + 1)), len(units))
+    return f"{size_bytes / KIB**power:.1f} {units[power - 1]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of text under column titles."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+    empty: str = "nothing to list"
+
+    def plain(self) -> str:
+        """Aligned columns, nothing cut, for files and pipes."""
+        if not self.rows:
+            return self.empty
+        lines = [tuple(self.columns), *(tuple(clean(cell) for cell in row) for row in self.rows)]
+        widths = [max(len(line[number]) for line in lines) for number in range(len(self.columns))]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in lines
+        )
+
+
+class Output:
+    """Where one command's results go. `as_json` is the command's `--json`."""
+
+    def __init__(
+        self, as_json: bool = False, *, stdout: TextIO | None = None, stderr: TextIO | None = None
+    ) -> None:
+        self.as_json: Final = as_json
+        self._stdout: Final = stdout or sys.stdout
+        self._stderr: Final = stderr or sys.stderr
+
+    def show(self, data: Mapping[str, Any], *parts: str | Table) -> None:
+        """The command's result: `data` with --json, else `parts` one after the other."""
+        if self.as_json:
+            self._stdout.write(json_text(data) + "\n")
+            return
+        for part in parts:
+            self._print(part)
+
+    def note(self, text: str) -> None:
+        """A sentence for people while the command works; nothing with --json."""
+        if not self.as_json:
+            self._print(text)
+
+    def warn(self, text: str) -> None:
+        """Something the user should know though the command goes on; standard error."""
+        line = json_text({"warning": text}) if self.as_json else f"warning: {clean(text)}"
+        self._stderr.write(line + "\n")
+        self._stderr.flush()
+
+    def _print(self, part: str | Table) -> None:
+        if isinstance(part, Table) and part.rows and self._stdout.isatty():
+            self._print_rich(part)
+            return
+        text = part.plain() if isinstance(part, Table) else "\n".join(map(clean, part.split("\n")))
+        self._stdout.write(text + "\n")
+        self._stdout.flush()
+
+    def _print_rich(self, part: Table) -> None:
+        from rich import box
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        table = RichTable(title=part.title or None, box=box.SIMPLE_HEAD, title_justify="left")
+        for column in part.columns:
+            table.add_column(column, overflow="fold")
+        for row in part.rows:
+            table.add_row(*(Text(clean(cell)) for cell in row))
+        console(self._stdout).print(table)
+
+    @contextmanager
+    def progress(self, label: str, total_bytes: int) -> Iterator[Advance]:
+        """A bar on a terminal's standard error; the caller tells each number of bytes that is done."""
+        if self.as_json or not self._stderr.isatty():
+            yield lambda size_bytes: None
+            return
+        from rich import progress as rich
+
+        columns = (
+            rich.TextColumn("{task.description}"),
+            rich.BarColumn(),
+            rich.DownloadColumn(binary_units=True),
+            rich.TransferSpeedColumn(),
+            rich.TimeRemainingColumn(),
+        )
+        with rich.Progress(*columns, console=console(self._stderr), transient=True) as bars:
+            task = bars.add_task(clean(label), total=total_bytes)
+            yield lambda size_bytes: bars.advance(task, size_bytes)
+
+
+def console(file: TextIO) -> Console:
+    """A Rich console on `file`: no markup in texts, no colour with NO_COLOR or off a terminal."""
+    from rich.console import Console
+
+    return Console(file=file, markup=False, highlight=False, no_color="NO_COLOR" in os.environ or None)
+
+
+def _json_option() -> Any:
+    import typer
+
+    return typer.Option("--json", help="Print one JSON object instead of text.")
+
+
+JsonOption = Annotated[bool, _json_option()]

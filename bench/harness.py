@@ -85,7 +85,7 @@ class Running:
 
     def __init__(self, argv: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
         self.argv = [str(word) for word in argv]
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by finish()
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - finish() closes it
         read_fd, write_fd = os.pipe()
         self._result = os.fdopen(read_fd)
         try:
@@ -99,24 +99,25 @@ class Running:
             )
         finally:
             os.close(write_fd)
+        pid = self._result.readline()  # empty when the command could not be started
+        self.pid = int(pid) if pid else None
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
     def finish(self, timeout_s: float = TIMEOUT_S, expect: Sequence[int] = (0,)) -> Measured:
         """Wait for the end and return the figures; BenchError with the command's last words otherwise."""
-        try:
-            self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self.stop()
-            self.process.wait()
-            raise BenchError(f"{self.argv[0]} did not end within {timeout_s:.0f} s") from None
-        line = self._result.read()
-        self._result.close()
-        self._log.seek(0)
-        output = self._log.read()
-        self._log.close()
-        words = line.split()
+        with self._result, self._log:
+            try:
+                self.process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                if self.pid is not None:
+                    os.kill(self.pid, signal.SIGKILL)  # its launcher still waits for it: the pid is its own
+                self.process.wait()
+                raise BenchError(f"{self.argv[0]} did not end within {timeout_s:.0f} s") from None
+            words = self._result.read().split()
+            self._log.seek(0)
+            output = self._log.read()
         if len(words) != 4 or int(words[0]) not in expect:
             last = "\n".join(output.splitlines()[-15:])
             raise BenchError(

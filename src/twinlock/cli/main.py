@@ -12,7 +12,7 @@
 
 Only the group that is asked for is imported, so `twinlock --help` is quick and works whatever extras are
 installed; a library that is missing is named together with the command that installs it. Nothing but the
-standard library and `core` is imported at the top of this file.
+standard library, `core` and `cli.text` is imported at the top of this file.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from twinlock import __version__
+from twinlock.cli.text import error_text
 from twinlock.core.durable import os_error
 from twinlock.core.errors import TwinlockError, error
 
@@ -182,8 +183,6 @@ def _internal(problem: BaseException) -> TwinlockError:
 
 
 def _fail(problem: TwinlockError, as_json: bool) -> int:
-    from twinlock.cli.output import error_text
-
     try:
         sys.stderr.write(error_text(problem, as_json) + "\n")
         sys.stderr.flush()

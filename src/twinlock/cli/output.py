@@ -15,54 +15,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 
-import msgspec
-
-from twinlock.core.errors import TwinlockError
-from twinlock.core.limits import KIB
+from twinlock.cli.text import JSON_VERSION as JSON_VERSION
+from twinlock.cli.text import clean as clean
+from twinlock.cli.text import error_text as error_text
+from twinlock.cli.text import json_text as json_text
+from twinlock.cli.text import size_text as size_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-JSON_VERSION: Final = 1
 Advance = Callable[[int], None]
-
-
-def clean(text: str) -> str:
-    """`text` on one line without control characters: safe for a terminal, whoever wrote it."""
-    return "".join(char if char.isprintable() else " " for char in text)
-
-
-def error_text(problem: TwinlockError, as_json: bool) -> str:
-    """The one line that reports a failure."""
-    if as_json:
-        body = {"code": problem.code, "what": problem.what, "hint": problem.hint}
-        return json_text({"error": body})
-    return f"error[{problem.code}]: {clean(problem.what)} -- hint: {clean(problem.hint)}"
-
-
-def json_text(data: Mapping[str, Any]) -> str:
-    """`data` as one line of JSON with the version of its shape in front. bytes become hex."""
-    assert "version" not in data, "the top level's `version` is that of the JSON's shape"
-    return msgspec.json.encode(_hexed({"version": JSON_VERSION, **data})).decode("utf-8")
-
-
-def _hexed(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, Mapping):
-        return {key: _hexed(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_hexed(item) for item in value]
-    return value
-
-
-def size_text(size_bytes: int) -> str:
-    """A size for people: `931 B`, `1.5 KiB`, `64.0 MiB`."""
-    if size_bytes < KIB:
-        return f"{size_bytes} B"
-    units = ("KiB", "MiB", "GiB")
-    power = next((n for n in range(1, len(units)) if size_bytes < KIB ** (n + 1)), len(units))
-    return f"{size_bytes / KIB**power:.1f} {units[power - 1]}"
 
 
 @dataclass(frozen=True, slots=True)

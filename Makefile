@@ -25,10 +25,11 @@ lint: ## formatting, lint, types, who may import whom
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-format: ## rewrite the files as `make lint` wants them
+format: ## rewrite the files as `make lint` and the tests want them, generated pages too
 	@$(BOOTSTRAP) test
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+	@$(BIN)/python tools/reference.py
 
 bench: ## every benchmark beside its peers; NAME=x runs one of them
 	@$(BOOTSTRAP) bench

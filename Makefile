@@ -3,7 +3,6 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 # mke2fs and losetup live in sbin, which a user's PATH often lacks.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
-export PYTHONDONTWRITEBYTECODE := 1
 BIN := .venv/bin
 BOOTSTRAP = set -e; python=$$(tools/find-python); "$$python" tools/bootstrap.py
 

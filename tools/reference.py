@@ -29,8 +29,8 @@ def errors_page() -> str:
         "# Error codes",
         "",
         "Codes are stable: they go over the wire, and are never renamed or reused. A command that fails",
-        "prints `error[CODE]: what happened -- hint: what to do` on standard error, or with `--json` one object",
-        '`{"version":1,"error":{"code":...,"what":...,"hint":...}}`, and ends with the exit code of its kind.',
+        "prints `error[CODE]: what happened -- hint: what to do` on standard error, or with `--json` one",
+        'object, `{"version":1,"error":{"code":...,"what":...,"hint":...}}`, and ends with its exit code.',
     ]
     for kind in Kind:
         lines += [

@@ -171,7 +171,7 @@ def run_sample(folder: Path, *args: str, **env: str) -> subprocess.CompletedProc
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = long: x\naddopts = -ra -p no:cacheprovider\n")
     (folder / "test_sample.py").write_text(SAMPLE)
     python = str(bootstrap.VENV / "bin/python")
-    base = {"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"}
+    base = {"PATH": "/usr/bin:/bin"}
     return subprocess.run(
         [python, "-m", "pytest", *args], cwd=folder, env=base | env, capture_output=True, text=True
     )

@@ -1,0 +1,55 @@
+"""What the agent asks of boot control, whatever the bootloader.
+
+Every call that changes the record is one write (see `twinlock.core.bootrecord` for what a power cut at each
+leaves behind), is repeatable, reads the stored record again afterwards and returns it. Failures are
+DeviceErrors: `boot-record` (no valid copy), `boot-refused` (the transition is not allowed now),
+`boot-control` (the record's storage cannot be read or written).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from twinlock.core.bootrecord import BootRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do. `tries_max` is how many boots a trial can have at most."""
+
+    name: str
+    tries_max: int
+    keeps_reason: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """What runs now: a slot's name (or `recovery`), and an id that differs for every boot."""
+
+    slot: str
+    boot_id: str
+
+
+class BootControl(Protocol):
+    """One device's boot control."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def booted(self) -> Booted: ...
+
+    def read(self) -> BootRecord: ...
+
+    def invalidate(self, slot: str) -> BootRecord: ...
+
+    def arm(self, slot: str, tries: int, trial_id: str) -> BootRecord: ...
+
+    def commit(self, trial_id: str) -> BootRecord: ...
+
+    def roll_back(self, trial_id: str, reason: str) -> BootRecord: ...
+
+    def self_test(self) -> None:
+        """Proves by doing that the record can be written and read back, without changing its meaning."""
+        ...

@@ -1,0 +1,185 @@
+"""The agent's configuration: one small TOML file, every value checked before anything is done.
+
+server = "https://updates.example.com"   # http only on loopback
+hardware = "demo-board"
+product = "demo"
+device_id = "..."                        # optional; else derived from the device's key
+state = "/var/lib/twinlock"
+
+[slots.a]                                # offset_bytes and size_bytes for a part of a larger file
+path = "/dev/mmcblk0p2"
+[slots.b]
+path = "/dev/mmcblk0p3"
+
+[boot]
+control = "file"
+path = "/dev/mmcblk0p4"
+offset_bytes = [0, 65536]                # the two sectors of the boot record
+booted = "/run/twinlock/booted.json"
+tries = 3
+
+[reboot]
+mode = "exit"                            # or "command", with command = ["systemctl", "reboot"]
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from twinlock.core import limits
+from twinlock.core.durable import read_bounded
+from twinlock.core.errors import TwinlockError, error
+from twinlock.core.names import SLOTS, check_device_id, check_name
+
+DEFAULT_PATH: Final = Path("/etc/twinlock/agent.toml")
+CONFIG_SIZE_BYTES_MAX: Final = 64 * limits.KIB
+
+Natural = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(gt=0, le=7 * 24 * 3600)]
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Unknown keys are refused: a misspelt one must not be silently without effect."""
+
+
+class SlotConfig(_Table, frozen=True):
+    """Where a slot is: a block device, or `size_bytes` of a file from `offset_bytes` on."""
+
+    path: Path
+    offset_bytes: Natural = 0
+    size_bytes: Natural | None = None
+
+
+class BootConfig(_Table, frozen=True):
+    """Which boot control, and where its record is."""
+
+    path: Path
+    booted: Path
+    control: Literal["file"] = "file"
+    offset_bytes: tuple[Natural, Natural] = (0, 65536)
+    tries: Annotated[int, Meta(ge=1, le=limits.TRIES_MAX)] = 3
+
+
+class RebootConfig(_Table, frozen=True):
+    """How the device reboots: by a command, or by whoever sees exit code 10."""
+
+    mode: Literal["exit", "command"] = "command"
+    command: tuple[str, ...] = ("systemctl", "reboot")
+
+
+class HealthConfig(_Table, frozen=True):
+    """The health gate. Hooks in `required` folders decide, those in `wanted` are reported.
+
+    `timeout_s` bounds each hook, `deadline_s` the gate as a whole. When the server stays out of reach until
+    the deadline, `unreachable` decides: "hooks" commits if there are required hooks and all passed,
+    "rollback" goes back to the release that could be reached.
+    """
+
+    required: tuple[Path, ...] = (Path("/etc/twinlock/health/required.d"),)
+    wanted: tuple[Path, ...] = (Path("/etc/twinlock/health/wanted.d"),)
+    timeout_s: Seconds = 60.0
+    deadline_s: Seconds = 300.0
+    unreachable: Literal["hooks", "rollback"] = "hooks"
+
+
+class NetworkConfig(_Table, frozen=True):
+    """Bounds on every transfer. `retries` counts failures in a row without progress."""
+
+    connect_timeout_s: Seconds = 20.0
+    stall_timeout_s: Seconds = 30.0
+    answer_timeout_s: Seconds = 60.0
+    rate_bytes_s_min: Natural = 256
+    rate_window_s: Seconds = 60.0
+    retries: Annotated[int, Meta(ge=0, le=1000)] = 8
+    backoff_s_min: Seconds = 1.0
+    backoff_s_max: Seconds = 120.0
+    check_timeout_s: Seconds = 300.0
+    ca_file: Path | None = None
+
+
+class HooksConfig(_Table, frozen=True):
+    """Programs in FOLDER/pre-download.d, pre-install.d and pre-reboot.d may postpone (exit code 75)."""
+
+    folder: Path = Path("/etc/twinlock/hooks")
+    timeout_s: Seconds = 60.0
+
+
+class Config(_Table, frozen=True):
+    """All of it. Make it with `load`, which checks what types cannot say."""
+
+    server: str
+    hardware: str
+    product: str
+    state: Path
+    slots: dict[str, SlotConfig]
+    boot: BootConfig
+    device_id: str = ""
+    reboot: RebootConfig = RebootConfig()
+    health: HealthConfig = HealthConfig()
+    network: NetworkConfig = NetworkConfig()
+    hooks: HooksConfig = HooksConfig()
+
+
+def load(path: Path) -> Config:
+    """The configuration in the file at `path`. Raises DeviceError `config-invalid`."""
+    try:
+        data = read_bounded(path, CONFIG_SIZE_BYTES_MAX, "configuration")
+    except TwinlockError as problem:
+        hint = f"give the agent's configuration with --config; the default is {DEFAULT_PATH}"
+        raise error("config-invalid", problem.what, hint=hint) from problem
+    try:
+        return parse(tomllib.loads(data.decode("utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise error("config-invalid", f"{path} is no TOML file: {problem}") from problem
+    except TwinlockError as problem:
+        raise error("config-invalid", f"{path}: {problem.what}") from problem
+
+
+def parse(table: dict[str, Any]) -> Config:
+    """The configuration in a TOML table, checked. Raises DeviceError `config-invalid`."""
+    try:
+        config = msgspec.convert(table, Config, strict=True, dec_hook=_path)
+        check_name(config.hardware, "hardware")
+        check_name(config.product, "product")
+        if config.device_id:
+            check_device_id(config.device_id)
+    except (msgspec.ValidationError, TwinlockError) as problem:
+        raise error("config-invalid", str(getattr(problem, "what", problem))) from problem
+    _check(config)
+    return config
+
+
+def _path(kind: type[Any], value: object) -> Any:
+    if kind is Path and isinstance(value, str) and value and "\0" not in value:
+        return Path(value)
+    raise ValueError("expected a path")
+
+
+def _check(config: Config) -> None:
+    network, boot = config.network, config.boot
+    a, b = (config.slots.get(slot) for slot in SLOTS)
+    rules = (
+        (set(config.slots) == set(SLOTS), "the slots are [slots.a] and [slots.b]"),
+        (a is None or b is None or not _overlap(a, b), "the two slots overlap"),
+        (abs(boot.offset_bytes[0] - boot.offset_bytes[1]) >= 512, "the boot record's two sectors overlap"),
+        (all(offset % 512 == 0 for offset in boot.offset_bytes), "the boot record's sectors are unaligned"),
+        (network.backoff_s_min <= network.backoff_s_max, "backoff_s_min is above backoff_s_max"),
+        (bool(config.reboot.command), "the reboot command is empty"),
+        (config.server.startswith(("http://", "https://")), "server is an http or https address"),
+    )
+    for holds, what in rules:
+        if not holds:
+            raise error("config-invalid", what)
+
+
+def _overlap(a: SlotConfig, b: SlotConfig) -> bool:
+    if a.path != b.path:
+        return False
+    if a.size_bytes is None or b.size_bytes is None:
+        return True
+    return a.offset_bytes < b.offset_bytes + b.size_bytes and b.offset_bytes < a.offset_bytes + a.size_bytes

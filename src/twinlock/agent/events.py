@@ -1,0 +1,129 @@
+"""What happens to the agent: the events that `machine.step` takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twinlock.agent.plan import Job
+from twinlock.agent.states import Verdict
+from twinlock.core.bootrecord import BootRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A run begins. `planned` is the job in plan.json if that is intact; `damaged`: the journal is not."""
+
+    record: BootRecord
+    booted: str
+    boot_id: str
+    planned: Job | None = None
+    damaged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The check verified an assignment; plan.json is written."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class NothingToDo:
+    """The check reached the server, which has nothing for this device."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunsAlready:
+    """The assigned image is the committed one."""
+
+    assignment_id: str
+    product: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The check refused the assignment; `code` says why."""
+
+    assignment_id: str
+    product: str
+    version: str
+    code: str
+    what: str
+    manifest_sha256: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckFailed:
+    """The check did not get as far as an assignment."""
+
+    code: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class HooksAnswered:
+    """The device's own programs were asked. `code` is empty when they agree."""
+
+    postponed: bool
+    what: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """The whole slot was read back and holds the image of the job with this trial id."""
+
+    trial_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstallFailed:
+    """The slot does not hold the image (yet)."""
+
+    code: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordWritten:
+    """Boot control did what the last effect asked; `record` is what it read back."""
+
+    record: BootRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The health gate of the running trial came to an end. No verdict means passed."""
+
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Everything that a finished trial leaves to do is done durably."""
+
+
+@dataclass(frozen=True, slots=True)
+class EffectFailed:
+    """An effect, or saving the state before it, raised."""
+
+    effect: str
+    code: str
+    what: str
+
+
+Event = (
+    Started
+    | Planned
+    | NothingToDo
+    | RunsAlready
+    | Refused
+    | CheckFailed
+    | HooksAnswered
+    | Installed
+    | InstallFailed
+    | RecordWritten
+    | Judged
+    | Settled
+    | EffectFailed
+)

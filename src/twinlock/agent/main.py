@@ -1,0 +1,108 @@
+"""`twinlock-agent`: one command line, and the place where every failure becomes one line and an exit code.
+
+    error[code]: what -- hint: what to do      (with --json: {"version":1,"error":{"code","what","hint"}})
+
+Only argparse and the error catalogue are imported for `--help` and `--version`; each command imports what it
+needs when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from twinlock import __version__
+from twinlock.core.errors import TwinlockError, error
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+INTERRUPTED: Final = 130
+DEFAULT_CONFIG: Final = "/etc/twinlock/agent.toml"
+# Each module has `command(config_path, args) -> exit code`.
+COMMANDS: Final = {
+    "run": ("twinlock.agent.run", "settle a trial, ask the server, install what it assigns"),
+    "enrol": ("twinlock.agent.enrol", "make this device's key and make it known to the server"),
+    "check": ("twinlock.agent.check", "the metadata process that `run` starts"),
+    "status": ("twinlock.agent.status", "what this device runs and what the agent is doing"),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(
+        prog="twinlock-agent",
+        description="Keeps this device's system up to date: two slots, one lock.",
+        epilog="exit codes: 0 done; 10 a reboot is wanted; 2 to 8 the kind of the error; 70 a fault of ours",
+    )
+    top.add_argument("--version", action="version", version=f"twinlock-agent {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _common(top, Path(DEFAULT_CONFIG), as_json=False)
+    for name, (_, text) in COMMANDS.items():
+        one = commands.add_parser(name, help=text, description=text)
+        _common(one, argparse.SUPPRESS, as_json=argparse.SUPPRESS)
+        if name == "enrol":
+            one.add_argument(
+                "--token", default=None, help="one-time enrolment token, if the server wants one"
+            )
+    return top
+
+
+def _common(where: argparse.ArgumentParser, config: Path | str, as_json: bool | str) -> None:
+    """Options that may stand before or behind the command."""
+    where.add_argument(
+        "--config", default=config, type=Path, metavar="FILE", help=f"default: {DEFAULT_CONFIG}"
+    )
+    where.add_argument(
+        "--json", default=as_json, action="store_true", help="print results and errors as JSON"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; its exit code. Usage errors end in argparse's own exit code 2."""
+    args = parser().parse_args(argv)
+    try:
+        command = import_module(COMMANDS[args.command][0]).command
+        return int(command(args.config, args))
+    except TwinlockError as problem:
+        show(problem, as_json=args.json)
+        return problem.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as problem:  # noqa: BLE001  the boundary: no traceback reaches a user
+        failure = internal(problem)
+        show(failure, as_json=args.json)
+        return failure.exit_code
+
+
+def internal(problem: Exception) -> TwinlockError:
+    """A fault of ours as an error that names itself; the trace goes to the log, which is standard error."""
+    at = problem.__traceback__
+    places = []
+    while at is not None:
+        places.append(f"{Path(at.tb_frame.f_code.co_filename).name}:{at.tb_lineno}")
+        at = at.tb_next
+    return error("internal", f"{type(problem).__name__}: {problem} (at {' > '.join(places[-6:])})")
+
+
+def show(problem: TwinlockError, *, as_json: bool) -> None:
+    """One line on standard error."""
+    if as_json:
+        import json
+
+        body = {"code": problem.code, "what": problem.what, "hint": problem.hint}
+        line = json.dumps({"version": 1, "error": body})
+    else:
+        line = f"error[{problem.code}]: {_one_line(problem.what)} -- hint: {_one_line(problem.hint)}"
+    print(line, file=sys.stderr)
+
+
+def _one_line(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""The agent's state: what the journal holds (see `machine` for how it moves)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from twinlock.agent.plan import Job
+from twinlock.core.bootrecord import BootRecord
+
+VERSION: Final = 1
+
+
+class Phase(StrEnum):
+    """How far the job is. `armed` lasts over the reboot, `trial` until the boot record is committed."""
+
+    IDLE = "idle"
+    INSTALLING = "installing"
+    VERIFIED = "verified"
+    ARMED = "armed"
+    TRIAL = "trial"
+    COMMITTED = "committed"
+    ROLLING_BACK = "rolling_back"
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a trial ended badly. `condemns` is False when the release may not be at fault (an outage)."""
+
+    code: str
+    detail: str
+    condemns: bool = True
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """The journal. Unknown fields are ignored on reading, so that an older agent reads a newer one's.
+
+    `record`, `booted` and `boot_id` are what the last start saw. `armed_boot_id` is the boot in which the
+    trial was armed with `tries`, `fallbacks` how many boots since then ended elsewhere with tries left.
+    `acquit` holds a rolled back job that is condemned only once its old slot has reached the server.
+    `last_told` keeps the same non-final failure from being reported at every run.
+    """
+
+    version: int = VERSION
+    phase: Phase = Phase.IDLE
+    job: Job | None = None
+    record: BootRecord | None = None
+    booted: str = ""
+    boot_id: str = ""
+    armed_boot_id: str = ""
+    tries: int = 0
+    fallbacks: int = 0
+    verdict: Verdict | None = None
+    acquit: Job | None = None
+    last_told: str = ""

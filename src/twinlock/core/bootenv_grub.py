@@ -1,0 +1,81 @@
+"""The boot record as one GRUB environment block: 1024 bytes, what `load_env` reads and `save_env` writes.
+
+    # GRUB Environment Block\\n
+    tl_seq=0000000001\\n
+    ...
+    ###### up to 1024 bytes
+
+GRUB's format has no checksum and its script language cannot make one. `tl_check` therefore repeats every
+other variable that matters to the loader; a copy in which the two do not agree is ignored, here by the same
+rule as in the script. All of these lie in the first 512 bytes, so that they share one sector. The reason,
+which no loader reads, comes last and carries its own CRC-32.
+Source: GRUB 2.06, include/grub/lib/envblk.h, grub-core/lib/envblk.c, grub-core/commands/loadenv.c.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Final
+
+from twinlock.core.bootenv import NONE, from_fields, to_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from twinlock.core.bootrecord import BootRecord
+
+SIZE_BYTES: Final = 1024
+SECTOR_SIZE_BYTES: Final = 512
+SIGNATURE: Final = b"# GRUB Environment Block\n"
+_PREFIX: Final = "tl_"
+_CHECKED: Final = ("seq", "default", "try", "tries", "armed", "failed", "trial")
+_ORDER: Final = ("version", *_CHECKED, "check", "reason")
+_SEQ_WIDTH: Final = 10  # fixed: the script compares numbers as text
+
+
+def _check(fields: Mapping[str, str]) -> str:
+    return ":".join(fields[name] for name in _CHECKED)
+
+
+def encode(record: BootRecord) -> bytes:
+    """One block of 1024 bytes. Raises DeviceError `boot-record` when the sequence number is used up."""
+    fields = to_fields(record)
+    fields["seq"] = f"{record.seq:0{_SEQ_WIDTH}d}"
+    fields["check"] = _check(fields)
+    if fields["reason"] != NONE:
+        fields["reason"] = f"{zlib.crc32(fields['reason'].encode('ascii')):08x}:{fields['reason']}"
+    lines = {name: f"{_PREFIX}{name}={fields[name]}\n".encode("ascii") for name in _ORDER}
+    block = SIGNATURE + b"".join(lines.values())
+    assert len(block) - len(lines["reason"]) <= SECTOR_SIZE_BYTES, "what a loader reads fits one sector"
+    assert len(block) <= SIZE_BYTES, "the longest record fits by the bounds of its fields"
+    return block.ljust(SIZE_BYTES, b"#")
+
+
+def _fields(block: bytes) -> dict[str, str] | None:
+    """The variables as GRUB reads them: comments left out; of two with one name the last counts."""
+    if len(block) != SIZE_BYTES or not block.startswith(SIGNATURE) or not block.isascii():
+        return None
+    fields: dict[str, str] = {}
+    for line in block[len(SIGNATURE) :].decode("ascii").split("\n"):
+        if line.startswith("#"):
+            continue
+        name, equals, value = line.partition("=")
+        if equals and name.startswith(_PREFIX):
+            fields[name[len(_PREFIX) :]] = value
+    return fields
+
+
+def decode(block: bytes) -> BootRecord | None:
+    """The record in a block of 1024 bytes, or None when it is damaged or not a record of this version."""
+    fields = _fields(block)
+    if fields is None or set(fields) != set(_ORDER):
+        return None
+    if fields.pop("check") != _check(fields) or len(fields["seq"]) != _SEQ_WIDTH:
+        return None
+    crc, _, reason = fields["reason"].partition(":")
+    intact = crc == f"{zlib.crc32(reason.encode('ascii')):08x}"
+    record = from_fields(fields | {"reason": reason if intact else NONE})
+    if record is None and intact:
+        # A reason that nobody could have written must not hide a record that the loader follows.
+        record = from_fields(fields | {"reason": NONE})
+    return record

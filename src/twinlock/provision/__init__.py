@@ -1,0 +1,1 @@
+"""System layer, built offline: disk layout, boot scripts, kernel fragments, first-boot units."""

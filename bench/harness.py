@@ -26,16 +26,24 @@ class BenchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One run of one command: CPU of it and of the children that it waited for, and the largest process."""
+    """One run of one command: CPU of it and of the children that it waited for, and the largest process.
+
+    `own_peak_rss_kib` is the command's alone, without its children; see `launch`.
+    """
 
     cpu_s: float
     wall_s: float
     peak_rss_kib: int
     stdout: str = ""
+    own_peak_rss_kib: int = 0
 
     @property
     def peak_rss_mib(self) -> float:
         return self.peak_rss_kib / 1024
+
+    @property
+    def own_peak_rss_mib(self) -> float:
+        return self.own_peak_rss_kib / 1024
 
     def __add__(self, other: Measured) -> Measured:
         """Two processes that did one job together."""
@@ -44,6 +52,7 @@ class Measured:
             max(self.wall_s, other.wall_s),
             max(self.peak_rss_kib, other.peak_rss_kib),
             self.stdout + other.stdout,
+            max(self.own_peak_rss_kib, other.own_peak_rss_kib),
         )
 
 
@@ -118,12 +127,12 @@ class Running:
             words = self._result.read().split()
             self._log.seek(0)
             output = self._log.read()
-        if len(words) != 4 or int(words[0]) not in expect:
+        if len(words) != 5 or int(words[0]) not in expect:
             last = "\n".join(output.splitlines()[-15:])
             raise BenchError(
                 f"`{' '.join(self.argv)}` ended with {words[0] if words else 'nothing'}:\n{last}"
             )
-        return Measured(float(words[1]), float(words[2]), int(words[3]), output)
+        return Measured(float(words[1]), float(words[2]), int(words[3]), output, int(words[4]))
 
 
 def clean_environment() -> dict[str, str]:

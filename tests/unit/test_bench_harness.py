@@ -43,7 +43,9 @@ def test_peak_memory_and_cpu_are_the_commands_own() -> None:
 
 def test_a_waited_for_child_counts() -> None:
     child = "import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', \"x = b'1' * (96 << 20)\"])"
-    assert measure([PYTHON, "-c", child]).peak_rss_mib > 96
+    used = measure([PYTHON, "-c", child])
+    assert used.peak_rss_mib > 96
+    assert 5 < used.own_peak_rss_mib < 64
 
 
 def test_a_failing_command_gives_no_figure_but_its_last_words() -> None:

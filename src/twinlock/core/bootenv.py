@@ -10,8 +10,8 @@ ever meets them; `-` alone stands for "none".
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from twinlock.core.bootrecord import TRIAL_ID_BYTES_MAX, BootRecord, clip_reason
 from twinlock.core.errors import error
@@ -27,21 +27,23 @@ SEQ_MAX: Final = (1 << 31) - 1  # loaders for 32-bit processors compare signed n
 FIELDS: Final = ("armed", "default", "failed", "reason", "seq", "trial", "tries", "try", "version")
 
 
+_PLAIN: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
+_ESCAPED: Final = re.compile(r"%([0-9A-F]{2})", re.ASCII)
+
+
 def _escape(text: bytes) -> str:
-    if not text:
-        return NONE
-    # urllib leaves `~` alone, which this alphabet does not have; a lone `-` would read as "none".
-    encoded = quote_from_bytes(text, safe="").replace("~", "%7E")
-    return "%2D" if encoded == NONE else encoded
+    if text == NONE.encode("ascii"):
+        return "%2D"  # a lone `-` would read as "none"
+    return "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in text) or NONE
 
 
 def _unescape(value: str, size_bytes_max: int) -> bytes | None:
     """None for anything that `_escape` does not make."""
     if value == NONE:
         return b""
-    if not value or len(value) > 3 * size_bytes_max:
+    if not value or len(value) > 3 * size_bytes_max or not value.isascii():
         return None
-    data = unquote_to_bytes(value)
+    data = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), value).encode("latin-1")
     return data if len(data) <= size_bytes_max and _escape(data) == value else None
 
 

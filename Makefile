@@ -31,7 +31,7 @@ format: ## rewrite the files as `make lint` and the tests want them, generated p
 	@$(BIN)/python tools/reference.py
 
 bench: ## every benchmark beside its peers; NAME=x runs one of them
-	@$(BOOTSTRAP) bench
+	@$(BOOTSTRAP) bench $(NAME)
 	@$(BIN)/python -m bench $(NAME)
 
 lock: ## solve requirements/*.txt anew from pyproject.toml (UPGRADE=1 takes newer versions)

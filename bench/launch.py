@@ -9,8 +9,8 @@ Two lines go to the result: the command's `PID` at its start, and at its end
     EXIT CPU_S WALL_S PEAK_RSS_KIB OWN_PEAK_RSS_KIB
 
 `PEAK_RSS_KIB` is the largest of the command and the children that it waited for, as the kernel kept it;
-`OWN_PEAK_RSS_KIB` the command's alone: its high-water mark, read every 10 ms while it ran, so that only what it
-grew by in its last 10 ms can be missed. SIGTERM is passed on to the command.
+`OWN_PEAK_RSS_KIB` the command's alone: its high-water mark, read every 10 ms while it ran, so that only what
+it grew by in its last 10 ms can be missed. SIGTERM is passed on to the command.
 """
 
 import os

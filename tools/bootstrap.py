@@ -1,7 +1,8 @@
 """Set up a fresh machine: Debian packages, uv, a virtual environment, the hashed locks, the project itself.
 
-    python3 tools/bootstrap.py demo|test|bench     what that make target needs
-    python3 tools/bootstrap.py uv                  uv alone; prints its path
+    python3 tools/bootstrap.py demo|test       what that make target needs
+    python3 tools/bootstrap.py bench [NAME]    what one benchmark needs, or all of them
+    python3 tools/bootstrap.py uv              uv alone; prints its path
 
 Needs only Python's standard library. A second run with nothing changed does nothing but compare hashes. An
 interrupted run is repeated in full: the stamp is written last.
@@ -16,6 +17,7 @@ import os
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pip_settings import uv_environment
@@ -24,8 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / ".tools"
 VENV = ROOT / ".venv"
 UV_MIN = (0, 8)
-# What each command needs: sets of Debian packages and lock files.
-PACKAGE_SETS = {"demo": ("demo",), "test": ("demo", "test"), "bench": ("demo", "bench")}
+# What each command needs: sets of Debian packages (see tools/packages.txt) and lock files.
+PACKAGE_SETS = {"demo": ("demo",), "test": ("demo", "test"), "bench": ("demo", "bench-*")}
 LOCKS = {"demo": ("build", "lab"), "test": ("dev",), "bench": ("dev",)}
 SYSTEM_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # often missing from a user's PATH
 
@@ -50,7 +52,7 @@ def listed_packages(wanted: tuple[str, ...]) -> list[tuple[str, list[str], str]]
     for line in (ROOT / "tools/packages.txt").read_text(encoding="utf-8").splitlines():
         if line.strip() and not line.startswith("#"):
             which, package, proofs, reason = (part.strip() for part in line.split("|"))
-            if which in wanted:
+            if any(fnmatchcase(which, pattern) for pattern in wanted):
                 rows.append((package, proofs.split(","), reason))
     return rows
 
@@ -180,8 +182,8 @@ def ensure_environment(name: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    if len(argv) != 1 or argv[0] not in (*LOCKS, "uv"):
-        print(f"usage: bootstrap.py {'|'.join((*LOCKS, 'uv'))}", file=sys.stderr)
+    if not argv or argv[0] not in (*LOCKS, "uv") or len(argv) > 1 + (argv[0] == "bench"):
+        print(f"usage: bootstrap.py {'|'.join((*LOCKS, 'uv'))} [NAME of a benchmark]", file=sys.stderr)
         return 2
     TOOLS.mkdir(exist_ok=True)
     try:
@@ -190,7 +192,8 @@ def main(argv: list[str]) -> int:
             if argv[0] == "uv":
                 print(ensure_uv())
                 return 0
-            rows = listed_packages(PACKAGE_SETS[argv[0]])
+            wanted = ("demo", f"bench-{argv[1]}") if len(argv) == 2 else PACKAGE_SETS[argv[0]]
+            rows = listed_packages(wanted)
             install_packages([(name, why) for name, proofs, why in rows if not all(map(present, proofs))])
             ensure_environment(argv[0])
     except SetupError as error:

@@ -39,6 +39,10 @@ METADATA_SIZE_BYTES_MAX: Final = {
 }
 ROOT_ROTATIONS_MAX: Final = 256
 JSON_DEPTH_MAX: Final = 32
+SIGNATURES_MAX: Final = 64  # keys of one role, and signatures on one file
+ROLES_VISITED_MAX: Final = 32  # delegated roles looked at in one search for a release
+ROLE_FILE_NAME_LENGTH_MAX: Final = 200  # a role's name as a file name, each odd byte written as %XX
+HASH_BIN_BITS_MAX: Final = 16
 METADATA_VERSION_MAX: Final = (1 << 31) - 1
 
 # Device protocol

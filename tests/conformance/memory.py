@@ -11,7 +11,7 @@ from twinlock.core.trust.verifier import Floors
 
 
 class MemoryStore:
-    """Files by role, and every change in order. `kill_at` makes the n-th write (from 0) the last thing done."""
+    """Files by role and the floors; `writes` names every change in order."""
 
     def __init__(self, root: bytes | None = None) -> None:
         self.files: dict[str, bytes] = {} if root is None else {"root": root}

@@ -73,6 +73,9 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     try:
         write_all(fd, data)
         os.fsync(fd)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # a full disk gets its space back
+        raise
     finally:
         os.close(fd)
     temporary.replace(path)

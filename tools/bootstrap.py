@@ -41,8 +41,13 @@ def say(line: str) -> None:
 
 
 def run(argv: list[str], env: dict[str, str] | None = None) -> None:
-    done = subprocess.run(argv, env=env, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=sys.stderr)
+    """Run a command whose output matters only when it fails."""
+    done = subprocess.run(
+        argv, env=env, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     if done.returncode:
+        sys.stderr.buffer.write(done.stdout)
+        sys.stderr.flush()
         raise SetupError(f"`{' '.join(argv)}` ended with {done.returncode}; its own words stand above")
 
 
@@ -81,8 +86,15 @@ def install_packages(missing: list[tuple[str, str]]) -> None:
     run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *names], env)
 
 
-def needs_venv_package() -> bool:
-    return importlib.util.find_spec("ensurepip") is None or importlib.util.find_spec("venv") is None
+def venv_packages() -> list[tuple[str, str]]:
+    """What the standard library's venv lacks on Debian, when uv has to be installed with it.
+
+    The package carries this Python's version: python3.12 on Ubuntu needs python3.12-venv.
+    """
+    if find_uv() or (importlib.util.find_spec("ensurepip") and importlib.util.find_spec("venv")):
+        return []
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
+    return [(name, "makes the folder that uv is installed into")]
 
 
 def uv_version(path: str) -> tuple[int, ...] | None:
@@ -110,8 +122,7 @@ def ensure_uv() -> str:
     found = find_uv()
     if found:
         return found
-    if needs_venv_package():
-        install_packages([(venv_package(), "makes the folder that uv is installed into")])
+    install_packages(venv_packages())
     say("installing uv into .tools")
     run([sys.executable, "-m", "venv", "--clear", str(TOOLS / "uv")])
     pip = str(TOOLS / "uv/bin/pip")
@@ -124,11 +135,6 @@ def ensure_uv() -> str:
             "uv was installed into .tools/uv but does not run there; remove .tools and try again"
         )
     return found
-
-
-def venv_package() -> str:
-    """Debian's name for this Python's venv module: python3.12 on Ubuntu needs python3.12-venv."""
-    return f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
 
 
 def usable_environment(env: dict[str, str]) -> dict[str, str]:
@@ -163,12 +169,19 @@ def venv_python() -> str | None:
     return str(python) if done.returncode == 0 else None
 
 
-def ensure_environment(name: str) -> None:
+def stamp_of(name: str) -> Path:
+    return VENV / f".twinlock-{name}"
+
+
+def up_to_date(name: str) -> bool:
+    """Whether .venv was made from just what is here now."""
+    stamp = stamp_of(name)
+    return stamp.is_file() and stamp.read_text() == state_hash(name, sys.executable) and bool(venv_python())
+
+
+def make_environment(name: str) -> None:
     """Make .venv hold the locked packages of `name` and the project itself, editable."""
-    stamp = VENV / f".twinlock-{name}"
-    wanted = state_hash(name, sys.executable)
-    if stamp.is_file() and stamp.read_text() == wanted and venv_python():
-        return
+    stamp_of(name).unlink(missing_ok=True)
     uv = ensure_uv()
     env = usable_environment(dict(os.environ))
     if venv_python() is None:
@@ -178,7 +191,7 @@ def ensure_environment(name: str) -> None:
     locks = [word for lock in LOCKS[name] for word in ("-r", f"requirements/{lock}.txt")]
     run([*install, "--require-hashes", *locks], env)
     run([*install, "--no-deps", "--no-build-isolation", "--editable", "."], env)
-    stamp.write_text(wanted)
+    stamp_of(name).write_text(state_hash(name, sys.executable))
 
 
 def main(argv: list[str]) -> int:
@@ -194,8 +207,11 @@ def main(argv: list[str]) -> int:
                 return 0
             wanted = ("demo", f"bench-{argv[1]}") if len(argv) == 2 else PACKAGE_SETS[argv[0]]
             rows = listed_packages(wanted)
-            install_packages([(name, why) for name, proofs, why in rows if not all(map(present, proofs))])
-            ensure_environment(argv[0])
+            missing = [(name, why) for name, proofs, why in rows if not all(map(present, proofs))]
+            ready = up_to_date(argv[0])
+            install_packages(missing if ready else missing + venv_packages())
+            if not ready:
+                make_environment(argv[0])
     except SetupError as error:
         print(f"twinlock: {error}", file=sys.stderr)
         return 1

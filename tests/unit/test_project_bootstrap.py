@@ -92,6 +92,26 @@ def test_a_uv_that_does_not_run_is_not_used(tmp_path: Path) -> None:
     assert bootstrap.uv_version(str(tmp_path / "absent")) is None
 
 
+def test_a_python_without_ensurepip_needs_debians_package_unless_uv_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bootstrap, "find_uv", lambda: None)
+    assert bootstrap.venv_packages() == []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    ((name, _),) = bootstrap.venv_packages()
+    assert re.fullmatch(r"python3\.[0-9]+-venv", name)
+    monkeypatch.setattr(bootstrap, "find_uv", lambda: "/bin/uv")
+    assert bootstrap.venv_packages() == []
+
+
+def test_a_failing_command_shows_its_own_words(capfd: pytest.CaptureFixture[str]) -> None:
+    bootstrap.run(["/bin/sh", "-c", "echo fine"])
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(bootstrap.SetupError, match="ended with 3"):
+        bootstrap.run(["/bin/sh", "-c", "echo no such package >&2; exit 3"])
+    assert capfd.readouterr().err == "no such package\n"
+
+
 def test_an_old_uv_on_path_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_command(tmp_path, "uv", "echo uv 0.1.2")
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -93,6 +93,13 @@ class DevicePublicKey:
         )
         return hashlib.sha256(der).hexdigest()
 
+    @property
+    def pem(self) -> str:
+        """The key as PEM (SubjectPublicKeyInfo), in its one usual form, whatever text it was read from."""
+        return self._key.public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        ).decode("ascii")
+
     def verify(self, signature: bytes, text: bytes, what: str) -> None:
         """Raises TrustError `signature-invalid` unless `signature` is this key's over `text`."""
         if len(signature) > SIGNATURE_SIZE_BYTES_MAX:

@@ -1,0 +1,60 @@
+"""Wires a server: the only place that knows every part."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import Mount
+
+from twinlock.core.protocol import PREFIX, REPOSITORY
+from twinlock.server.blobs.metadata import MetadataFiles
+from twinlock.server.blobs.payloads import PayloadFiles
+from twinlock.server.clock import Clock, SystemClock
+from twinlock.server.device_api.routes import device_routes, repository_routes
+from twinlock.server.http_answers import HANDLERS, FaultBoundary
+from twinlock.server.setup import read_root, read_secret
+from twinlock.server.store.database import SqlDatabase
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from twinlock.server.settings import Settings
+
+
+def create_app(settings: Settings, *, clock: Clock | None = None) -> Starlette:
+    """The ASGI application of the server in `settings.folder`. Its lifespan opens and closes the database.
+
+    Raises what reading secret and root raises; the database is opened by the lifespan.
+    """
+    clock = clock or SystemClock()
+    secret = read_secret(settings)
+    read_root(settings)
+    database = SqlDatabase(settings.url)
+    payloads = PayloadFiles(settings.payloads, settings.temporary, settings.free_bytes_min)
+    metadata = MetadataFiles(settings.repository)
+
+    def start() -> None:
+        database.open()
+        payloads.remove_leftovers()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        start()
+        try:
+            yield
+        finally:
+            database.close()
+
+    routes = [
+        Mount(PREFIX, routes=device_routes(database, payloads, settings, secret, clock)),
+        Mount(REPOSITORY, routes=repository_routes(metadata)),
+    ]
+    app = Starlette(
+        routes=routes, exception_handlers=HANDLERS, lifespan=lifespan, middleware=[Middleware(FaultBoundary)]
+    )
+    app.router.redirect_slashes = False
+    app.state.start = start
+    return app

@@ -1,0 +1,1 @@
+"""Files of a server: payloads by their hash, signed metadata by its name."""

@@ -1,0 +1,1 @@
+"""The edge that devices speak to: enrolment, sessions, polls, reports, payloads, the signed repository."""

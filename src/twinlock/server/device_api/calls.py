@@ -1,0 +1,146 @@
+"""The calls of `twinlock.core.protocol`, each one decoded, decided by a feature, encoded."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from twinlock.core import limits
+from twinlock.core.errors import error
+from twinlock.core.names import check_device_id
+from twinlock.core.protocol import (
+    Assignment,
+    ChallengeAnswer,
+    ChallengeRequest,
+    EnrolAnswer,
+    EnrolRequest,
+    PollAnswer,
+    PollRequest,
+    ReportAnswer,
+    ReportBatch,
+    SessionAnswer,
+    SessionRequest,
+    decode_request,
+)
+from twinlock.server.clock import now_ms
+from twinlock.server.devices.model import CheckIn, Status, facts_of
+from twinlock.server.enrolment import service as enrolment
+from twinlock.server.enrolment import sessions
+from twinlock.server.http_answers import answer
+from twinlock.server.http_bodies import read_body
+from twinlock.server.rollouts import reports
+from twinlock.server.rollouts import service as rollouts
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from twinlock.server.clock import Clock
+    from twinlock.server.ports import Database, PollView
+    from twinlock.server.settings import Settings
+
+# A batch carries its reports' bodies as base64 in JSON.
+BATCH_SIZE_BYTES_MAX: Final = limits.REPORTS_PER_BATCH_MAX * (limits.REPORT_SIZE_BYTES_MAX * 3 // 2 + 1024)
+_BEARER: Final = "Bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceCalls:
+    """Handlers of the device API. `secret` authenticates challenges and tokens."""
+
+    database: Database
+    settings: Settings
+    secret: bytes
+    clock: Clock
+
+    async def enrol(self, request: Request) -> Response:
+        """POST /enrol"""
+        asked = decode_request(await read_body(request), EnrolRequest)
+        key = enrolment.check_proof(asked)
+        at_ms = now_ms(self.clock)
+        done = await self.database.submit(lambda t: enrolment.enrol(t, asked, key, at_ms))
+        if done.refused is not None:
+            raise done.refused
+        return answer(EnrolAnswer(status=done.status.value, wait_s=self.settings.enrolment_wait_s))
+
+    async def challenge(self, request: Request) -> Response:
+        """POST /challenge. Says nothing on whether the device is known."""
+        asked = decode_request(await read_body(request), ChallengeRequest)
+        check_device_id(asked.device_id)
+        nonce = secrets.token_bytes(sessions.NONCE_SIZE_BYTES)
+        text = sessions.make_challenge(self.secret, asked.device_id, self.clock.now_us(), nonce)
+        return answer(ChallengeAnswer(challenge=text, expires_s=sessions.CHALLENGE_S))
+
+    async def session(self, request: Request) -> Response:
+        """POST /session"""
+        asked = decode_request(await read_body(request), SessionRequest)
+        check_device_id(asked.device_id)
+        now_us = self.clock.now_us()
+        challenge = sessions.read_challenge(self.secret, asked.challenge, asked.device_id, now_us)
+        device = await self.database.submit(lambda t: enrolment.open_session(t, asked, challenge))
+        expires_s = now_us // 1_000_000 + self.settings.session_s
+        token = sessions.make_token(self.secret, device.device_id, device.fingerprint, expires_s)
+        return answer(SessionAnswer(token=token, expires_s=self.settings.session_s))
+
+    async def authorise(self, request: Request) -> tuple[str, PollView]:
+        """The accepted device whose session token the request bears, with what a poll needs of it.
+
+        Raises PolicyError `unauthorised`, `session-expired`, `enrolment-pending`, `enrolment-rejected`.
+        """
+        header = request.headers.get("authorization", "")
+        if not header.startswith(_BEARER):
+            raise error("unauthorised", "the request bears no session token")
+        session = sessions.read_token(self.secret, header[len(_BEARER) :], self.clock.now_us() / 1_000_000)
+        view = await self.database.poll_view(session.device_id)
+        if view is None or view.fingerprint != session.fingerprint:
+            raise error("unauthorised", "the session is of a key that is not enrolled here any more")
+        if view.status is not Status.ACCEPTED:
+            enrolment.check_status(view.status, session.device_id)
+        return session.device_id, view
+
+    async def poll(self, request: Request) -> Response:
+        """POST /poll"""
+        device_id, view = await self.authorise(request)
+        asked = decode_request(await read_body(request), PollRequest)
+        if asked.hardware != view.hardware:
+            raise error(
+                "hardware-mismatch",
+                f"{device_id} is enrolled as hardware {view.hardware!r}, not {asked.hardware[:64]!r}",
+                hint="correct the agent's configuration, or preauthorise the device's key to enrol it anew",
+            )
+        facts = facts_of(asked)
+        at_ms = now_ms(self.clock)
+        self.database.check_in(CheckIn(device_id, at_ms, facts))
+        if rollouts.needs_change(view, facts):
+            seen = view
+            await self.database.submit(lambda t: rollouts.change(t, device_id, seen, facts, at_ms))
+            view = await self.database.poll_view(device_id) or view
+        assignment = await self._assignment(view) if rollouts.is_offered(view) else None
+        return answer(PollAnswer(wait_s=self.settings.poll_wait_s, assignment=assignment))
+
+    async def _assignment(self, view: PollView) -> Assignment:
+        offers = await self.database.offers(view.release_id)
+        assert view.assignment_id is not None
+        return Assignment(
+            id=view.assignment_id,
+            product=view.product,
+            version=view.version,
+            payloads=offers[: limits.PAYLOAD_OFFERS_MAX],
+        )
+
+    async def reports(self, request: Request) -> Response:
+        """POST /reports. What it acknowledges is on the disk."""
+        device_id, _ = await self.authorise(request)
+        batch = decode_request(
+            await read_body(request, BATCH_SIZE_BYTES_MAX), ReportBatch, BATCH_SIZE_BYTES_MAX
+        )
+        public_key = await self.database.public_key(device_id)
+        if public_key is None:
+            raise error("unauthorised", f"{device_id} is not enrolled here any more")
+        checked = reports.check_batch(batch, device_id, public_key)
+        at_ms = now_ms(self.clock)
+        done = await self.database.submit(lambda t: reports.record(t, device_id, checked, at_ms))
+        if done.refused is not None:
+            raise done.refused
+        return answer(ReportAnswer(durable=done.durable))

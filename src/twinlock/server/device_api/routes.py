@@ -1,0 +1,63 @@
+"""Which call is at which path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from starlette.routing import Route
+
+from twinlock.core.errors import error
+from twinlock.core.names import check_sha256_hex
+from twinlock.server.device_api.calls import DeviceCalls
+from twinlock.server.device_api.downloads import payload_response
+from twinlock.server.device_api.repository import RepositoryCalls
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from twinlock.server.clock import Clock
+    from twinlock.server.ports import Database
+    from twinlock.server.releases.ports import MetadataFolder, PayloadFolder
+    from twinlock.server.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Downloads:
+    """GET and HEAD /payloads/SHA256, for accepted devices, of published releases."""
+
+    calls: DeviceCalls
+    payloads: PayloadFolder
+
+    async def payload(self, request: Request) -> Response:
+        await self.calls.authorise(request)
+        sha256 = check_sha256_hex(request.path_params["sha256"])
+        if not await self.calls.database.is_published(sha256):
+            raise error("not-found", f"no release has a payload {sha256}")
+        return payload_response(request, self.payloads.path(sha256), sha256)
+
+
+def device_routes(
+    database: Database, payloads: PayloadFolder, settings: Settings, secret: bytes, clock: Clock
+) -> list[Route]:
+    """What is under /device/v1."""
+    calls = DeviceCalls(database, settings, secret, clock)
+    downloads = Downloads(calls, payloads)
+    return [
+        Route("/poll", calls.poll, methods=["POST"]),
+        Route("/reports", calls.reports, methods=["POST"]),
+        Route("/payloads/{sha256}", downloads.payload, methods=["GET"]),
+        Route("/enrol", calls.enrol, methods=["POST"]),
+        Route("/challenge", calls.challenge, methods=["POST"]),
+        Route("/session", calls.session, methods=["POST"]),
+    ]
+
+
+def repository_routes(folder: MetadataFolder) -> list[Route]:
+    """What is under /repository."""
+    calls = RepositoryCalls(folder)
+    return [
+        Route("/metadata/{name}", calls.metadata, methods=["GET"]),
+        Route("/targets/{path:path}", calls.manifest, methods=["GET"]),
+    ]

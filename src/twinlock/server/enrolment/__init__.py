@@ -1,0 +1,1 @@
+"""How a device becomes known (`decide`), and how it proves later that it is the same (`sessions`)."""

@@ -1,0 +1,1 @@
+"""Releases: a publication is verified from the pinned root, or changes nothing."""

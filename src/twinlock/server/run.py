@@ -1,0 +1,190 @@
+"""Serving until SIGTERM or SIGINT; the end comes after running requests are answered and all is written.
+
+The protocol class bounds what uvicorn's does not: how large a request's head may be and how long it may take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from twinlock.core import limits
+from twinlock.core.errors import error
+from twinlock.server.app import create_app
+from twinlock.server.logs import log_to_stderr
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from twinlock.server.settings import Settings
+
+HEAD_SIZE_BYTES_MAX: Final = 32 * limits.KIB
+HEAD_WAIT_S: Final = 20.0
+KEEP_ALIVE_S: Final = 75
+STOP_WAIT_S: Final = 20
+CONNECTIONS_MAX: Final = 4096
+BACKLOG: Final = 1024
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+log: Final = logging.getLogger("twinlock.server")
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """uvicorn's protocol, with bounds on the size and the time of each request's head."""
+
+    _in_head = False
+    _head_bytes = 0
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._in_head:
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > HEAD_SIZE_BYTES_MAX and not self.transport.is_closing():
+            self.send_400_response("The request's head is too large.")
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_WAIT_S, self._head_late)
+
+    def on_message_begin(self) -> None:
+        self._in_head, self._head_bytes = True, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._drop_timer()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._drop_timer()
+        super().connection_lost(exc)
+
+    def _drop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_late(self) -> None:
+        self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server that tells when it serves, and returns after a signal instead of dying of it."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready: Final = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if not self.should_exit:
+            self._ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The first SIGINT or SIGTERM ends it gracefully, a second SIGINT at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in _STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def serve(
+    settings: Settings, host: str = "127.0.0.1", port: int = 8000, ready: Callable[[str], None] | None = None
+) -> None:
+    """Serves until SIGTERM or SIGINT. `ready` is told the address once it is served; port 0 picks a free one.
+
+    Raises InputError for a folder or setting that is not usable, an address that cannot be listened on
+    (`input-invalid`), and DeviceError for a database that cannot be opened or written.
+    """
+    log_to_stderr()
+    check_writable(settings)
+    listener = listen(host, port)
+    try:
+        address = address_of(listener)
+        app = create_app(settings)
+        app.state.start()  # what cannot be opened is told here, as an error with a code
+        config = uvicorn.Config(
+            app,
+            http=BoundedHttp,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=STOP_WAIT_S,
+            limit_concurrency=CONNECTIONS_MAX,
+            backlog=BACKLOG,
+        )
+        log.info("start address=%s folder=%s", address, settings.folder)
+        _Server(config, lambda: None if ready is None else ready(address)).run(sockets=[listener])
+        log.info("stop address=%s", address)
+    finally:
+        listener.close()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises InputError `input-invalid` that says what is wrong with the address."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, OverflowError, UnicodeError) as problem:
+        raise error("input-invalid", f"{host!r} is no address of this machine: {problem}") from problem
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except (OSError, OverflowError) as problem:
+        listener.close()
+        raise _unusable(host, port, problem) from problem
+    return listener
+
+
+def _unusable(host: str, port: int, problem: Exception) -> Exception:
+    number = problem.errno if isinstance(problem, OSError) else None
+    if number == errno.EADDRINUSE:
+        hint = "stop the program that listens there, or choose another --port"
+        return error("input-invalid", f"port {port} of {host} is in use", hint=hint)
+    if number in (errno.EACCES, errno.EPERM):
+        hint = "choose a --port of 1024 or more, or run it as a user that may use this one"
+        return error("input-invalid", f"port {port} may not be used by this user", hint=hint)
+    reason = problem.strerror if isinstance(problem, OSError) else str(problem)
+    return error("input-invalid", f"{host} port {port} cannot be listened on: {reason}")
+
+
+def address_of(listener: socket.socket) -> str:
+    """The URL of a listening socket."""
+    host, port = listener.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"http://{shown}:{port}"
+
+
+def check_writable(settings: Settings) -> None:
+    """Raises DeviceError `permission-denied` when the server could not write what it must."""
+    for folder in (settings.folder, settings.payloads, settings.temporary, settings.repository):
+        if not folder.is_dir():
+            raise error(
+                "input-missing",
+                f"the folder {folder} is missing",
+                hint="restore it, or make a new server with `twinlock server init`",
+            )
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise error("permission-denied", f"the folder {folder} cannot be written")

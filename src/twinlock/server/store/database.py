@@ -1,0 +1,207 @@
+"""Transactions, and the lookups that the event loop makes by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from sqlalchemy import bindparam, func, select
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from twinlock.core.errors import error
+from twinlock.core.protocol import PayloadOffer
+from twinlock.server.devices.model import CheckIn, Status
+from twinlock.server.ports import PollView
+from twinlock.server.store import dialect
+from twinlock.server.store.audit import SqlAudit
+from twinlock.server.store.devices import SqlDevices
+from twinlock.server.store.enrolment import SqlEnrolment, SqlOperators
+from twinlock.server.store.migrate import migrate
+from twinlock.server.store.releases import SqlReleases, offer_of
+from twinlock.server.store.reports import SqlReports
+from twinlock.server.store.rollouts import SqlRollouts
+from twinlock.server.store.tables import assignments, devices, release_payloads, releases, rollouts
+from twinlock.server.store.writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from sqlalchemy import Connection, Engine, Select
+
+T = TypeVar("T")
+
+_open_to_all: Final = (
+    select(func.coalesce(func.max(rollouts.c.number), 0))
+    .where(rollouts.c.everyone, rollouts.c.status == "active")
+    .scalar_subquery()
+)
+_POLL: Final = (
+    select(
+        devices.c.status,
+        devices.c.hardware,
+        devices.c.fingerprint,
+        devices.c.considered,
+        _open_to_all.label("newest_to_all"),
+        assignments.c.assignment_id,
+        assignments.c.state,
+        rollouts.c.status.label("rollout_status"),
+        releases.c.release_id,
+        releases.c.product,
+        releases.c.version,
+        releases.c.image_sha256,
+    )
+    .select_from(
+        devices.outerjoin(assignments, assignments.c.assignment_id == devices.c.assignment_id)
+        .outerjoin(rollouts, rollouts.c.number == assignments.c.number)
+        .outerjoin(releases, releases.c.release_id == rollouts.c.release_id)
+    )
+    .where(devices.c.device_id == bindparam("device_id"))
+)
+_OFFERS: Final = select(release_payloads).where(release_payloads.c.release_id == bindparam("release"))
+_KEY: Final = select(devices.c.public_key).where(devices.c.device_id == bindparam("device_id"))
+_PUBLISHED: Final = (
+    select(release_payloads.c.release_id).where(release_payloads.c.sha256 == bindparam("payload")).limit(1)
+)
+
+
+class SqlTransaction:
+    """Every store on one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection: Final = connection
+        self.devices: Final = SqlDevices(connection)
+        self.enrolment: Final = SqlEnrolment(connection)
+        self.releases: Final = SqlReleases(connection)
+        self.rollouts: Final = SqlRollouts(connection)
+        self.reports: Final = SqlReports(connection)
+        self.audit: Final = SqlAudit(connection)
+        self.operators: Final = SqlOperators(connection)
+
+
+class SqlDatabase:
+    """The database of one server. `open` migrates it; `close` flushes what waits.
+
+    Lookups for the event loop: on SQLite they run on the loop's thread over one connection and a statement
+    that was compiled once (tens of microseconds); over a network they go to a thread.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine: Final[Engine] = dialect.make_engine(url)
+        self._writes: Final = self._engine.execution_options(**{dialect.WRITES: True})
+        self._writer: Final = Writer(self._group)
+        self._lookups: dict[Select[Any], tuple[str, dict[str, Any]]] = {}
+        self._direct: Any = None
+        self._is_open = False
+
+    def open(self) -> None:
+        """Migrates the database and starts the writer, once. Raises what `migrate` raises."""
+        if self._is_open:
+            return
+        self._is_open = True
+        migrate(self._engine)
+        self._writer.start()
+
+    def close(self) -> None:
+        """Writes everything that waits, then closes every connection."""
+        self._writer.stop()
+        if self._direct is not None:
+            self._direct.close()
+            self._direct = None
+        self._engine.dispose()
+
+    @contextmanager
+    def read(self) -> Iterator[SqlTransaction]:
+        with _translated(), self._engine.connect() as connection:
+            yield SqlTransaction(connection)
+
+    @contextmanager
+    def write(self) -> Iterator[SqlTransaction]:
+        with _translated(), self._writes.begin() as connection:
+            yield SqlTransaction(connection)
+
+    @contextmanager
+    def _group(self) -> Iterator[SqlTransaction]:
+        with self._writes.begin() as connection:
+            yield SqlTransaction(connection)
+
+    async def submit(self, work: Callable[[SqlTransaction], T]) -> T:
+        with _translated():
+            return await asyncio.wrap_future(self._writer.submit(work))
+
+    def check_in(self, check_in: CheckIn) -> None:
+        self._writer.check_in(check_in)
+
+    async def poll_view(self, device_id: str) -> PollView | None:
+        rows = await self._look_up(_POLL, {"device_id": device_id})
+        if not rows:
+            return None
+        status, hardware, fingerprint, considered, newest, assignment_id, state, rollout, *rest = rows[0]
+        release_id, product, version, image_sha256 = rest
+        return PollView(
+            status=Status(status),
+            hardware=hardware,
+            fingerprint=fingerprint,
+            considered=considered,
+            newest_to_all=newest,
+            assignment_id=assignment_id,
+            state=state or "",
+            rollout_open=rollout == "active",
+            release_id=release_id or 0,
+            product=product or "",
+            version=version or "",
+            image_sha256=image_sha256 or "",
+        )
+
+    async def offers(self, release_id: int) -> tuple[PayloadOffer, ...]:
+        rows = await self._look_up(_OFFERS, {"release": release_id})
+        names = [column.name for column in release_payloads.columns]
+        return tuple(sorted((offer_of(dict(zip(names, row, strict=True))) for row in rows), key=_full_first))
+
+    async def public_key(self, device_id: str) -> str | None:
+        rows = await self._look_up(_KEY, {"device_id": device_id})
+        return rows[0][0] if rows else None
+
+    async def is_published(self, payload_sha256: str) -> bool:
+        return bool(await self._look_up(_PUBLISHED, {"payload": payload_sha256}))
+
+    async def _look_up(self, statement: Select[Any], values: dict[str, Any]) -> Sequence[Any]:
+        with _translated():
+            if not dialect.is_sqlite(self._engine):
+                return await asyncio.to_thread(self._look_up_pooled, statement, values)
+            found = self._lookups.get(statement)
+            if found is None:
+                compiled = statement.compile(dialect=self._engine.dialect)
+                found = self._lookups[statement] = str(compiled), dict(compiled.params)
+            text, constants = found
+            if self._direct is None:
+                self._direct = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            cursor = self._direct.connection.cursor()
+            try:
+                cursor.execute(text, {**constants, **values})
+                rows: Sequence[Any] = cursor.fetchall()
+            finally:
+                cursor.close()
+            return rows
+
+    def _look_up_pooled(self, statement: Select[Any], values: dict[str, Any]) -> Sequence[Any]:
+        with self._engine.connect() as connection:
+            return connection.execute(statement, values).all()
+
+
+def _full_first(offer: PayloadOffer) -> tuple[bool, int]:
+    return offer.kind != "full", offer.size_bytes
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turns the database's own failures into codes: locked or gone is `server-busy`, full is `disk-full`."""
+    try:
+        yield
+    except SQLAlchemyError as problem:
+        reason = str(getattr(problem, "orig", None) or problem)
+        if "disk is full" in reason or "No space left" in reason:
+            raise error("disk-full", f"the database cannot grow: {reason}") from problem
+        if isinstance(problem, OperationalError):
+            raise error("server-busy", f"the database does not answer: {reason}") from problem
+        raise

@@ -1,0 +1,1 @@
+"""One module per version, each named after its number."""

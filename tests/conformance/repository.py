@@ -55,6 +55,7 @@ class Repository:
         self.expires = now + timedelta(days=30)
         self.files: dict[str, bytes] = {}
         self.asked: list[str] = []
+        self.statuses: dict[str, int] = {}
         self.list_hashes = False
         self.signers: dict[str, list[CryptoSigner]] = {}
         self._taken: dict[str, int] = {}

@@ -66,7 +66,7 @@ class Arm:
 class Judge:
     """Run the health gate. Ends in Judged."""
 
-    job: Job | None
+    trial_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +86,9 @@ class RollBack:
 
 @dataclass(frozen=True, slots=True)
 class NoteCommitted:
-    """Remember which release the slot holds and raise the floor; without a job: that it is not known."""
+    """Remember which release the job's slot holds (or that it is not known) and raise the floor."""
 
-    slot: str
-    job: Job | None
+    job: Job
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from twinlock.agent import effects as do
 from twinlock.agent import events as on
-from twinlock.agent.plan import Job
+from twinlock.agent.plan import Job, unknown_job
 from twinlock.agent.states import Phase, State, Verdict
 from twinlock.core.bootrecord import BootRecord, other
 from twinlock.core.errors import CATALOGUE, EXIT_CODES, Kind
@@ -29,6 +29,7 @@ from twinlock.core.names import SLOTS
 REBOOT_WANTED: Final = 10  # exit code
 BEFORE_INSTALL: Final = ("pre-download", "pre-install")
 BEFORE_REBOOT: Final = ("pre-reboot",)
+LEAVE_REBOOTS_MAX: Final = 3
 # Failures of the device itself that another run may not meet again.
 PASSING: Final = frozenset({"slot-busy", "disk-full", "agent-busy", "permission-denied", "boot-control"})
 _STARTED_OVER: Final = "the journal was damaged; went on from the boot record"
@@ -94,7 +95,7 @@ def _tell(job: Job | None, told: do.Tell) -> do.Tell:
         product=job.product,
         version=job.version,
         slot=job.slot,
-        image_sha256=job.image_sha256,
+        image_sha256=job.image_sha256 or None,
         code=told.code,
         detail=told.detail,
     )
@@ -110,6 +111,7 @@ def _started(state: State, event: on.Started) -> Step:
     state = replace(state, record=record, booted=event.booted, boot_id=event.boot_id)
     if record.trying is not None:
         if state.job is None or state.job.trial_id != record.trial_id:
+            job = job or unknown_job(record.trying, record.trial_id)
             state = replace(state, phase=Phase.ARMED, job=job, verdict=None, armed_boot_id="", fallbacks=0)
         elif not state.armed_boot_id:
             state = replace(state, armed_boot_id=before)  # the power went between record and journal
@@ -132,8 +134,21 @@ def _job_of(trial_id: str, *jobs: Job | None) -> Job | None:
 
 def _look(state: State) -> Step:
     """Nothing is pending: ask the server. What was verified before this run counts as not verified."""
+    record = state.record
+    assert record is not None
+    if state.booted in record.failed and record.default not in record.failed:
+        return _leave(state)
     phase = Phase.INSTALLING if state.phase is Phase.VERIFIED else state.phase
-    return replace(state, phase=phase), (do.Check(inactive_slot(state)),)
+    return replace(state, phase=phase, fallbacks=0), (do.Check(inactive_slot(state)),)
+
+
+def _leave(state: State) -> Step:
+    """Reboot out of a slot that must not run; a bootloader that does not follow is left alone in the end."""
+    what = f"slot {state.booted} was rolled back but runs"
+    if state.fallbacks < LEAVE_REBOOTS_MAX:
+        return replace(state, fallbacks=state.fallbacks + 1), (do.Reboot(what),)
+    told = _tell(state.job, do.Tell("idle", slot=state.booted, code="boot-control", detail=what))
+    return _told_once(state, told, (do.Flush(), _finish("boot-control", what)))
 
 
 def _pending(state: State, record: BootRecord) -> Step:
@@ -142,8 +157,8 @@ def _pending(state: State, record: BootRecord) -> Step:
         return _roll_back(state, state.verdict)
     if state.booted == record.trying:
         first = state.phase is not Phase.TRIAL
-        told = (_tell(state.job, do.Tell("trial", slot=state.booted)),) if first else ()
-        return replace(state, phase=Phase.TRIAL), (*told, do.Judge(state.job))
+        told = (_tell(state.job, do.Tell("trial")),) if first else ()
+        return replace(state, phase=Phase.TRIAL), (*told, do.Judge(record.trial_id))
     if record.tries_left == 0:
         return _roll_back(state, Verdict(code="trial-exhausted", detail=_exhausted(state, record)))
     if state.armed_boot_id == state.boot_id:
@@ -174,7 +189,7 @@ def _ended(state: State, record: BootRecord, job: Job) -> Step:
     if record.default == job.slot:
         return _committed(state)
     if state.booted == job.slot:
-        return state, (do.Reboot(f"slot {job.slot} was rolled back"),)
+        return _leave(state)
     verdict = state.verdict or Verdict(code="trial-exhausted", detail=record.reason or "rolled back")
     return _rolled_back(replace(state, verdict=verdict))
 
@@ -292,7 +307,7 @@ def _install_failed(state: State, event: on.InstallFailed) -> Step:
 
 def _record_written(state: State, record: BootRecord) -> Step:
     """Boot control did as asked; what it read back decides how it goes on."""
-    job, before = state.job, state.record
+    job = state.job
     state = replace(state, record=record)
     match state.phase:
         case Phase.VERIFIED if job is not None and record.trying == job.slot:
@@ -307,10 +322,9 @@ def _record_written(state: State, record: BootRecord) -> Step:
             return state, (_tell(job, do.Tell("armed")), do.Flush(), do.AskHooks(BEFORE_REBOOT))
         case Phase.TRIAL if record.trying is None and record.default == state.booted:
             return _committed(state)
-        case Phase.ROLLING_BACK if record.trying is None:
-            tried = job.slot if job is not None else before.trying if before is not None else None
-            if state.booted == tried:
-                return state, (do.Reboot(f"slot {tried} was rolled back"),)
+        case Phase.ROLLING_BACK if record.trying is None and job is not None:
+            if state.booted == job.slot:
+                return _leave(replace(state, fallbacks=0))
             return _rolled_back(state)
     return _unexpected(state, "the boot record was written")
 
@@ -337,16 +351,13 @@ def _roll_back(state: State, verdict: Verdict | None) -> Step:
 
 def _committed(state: State) -> Step:
     """The boot record is the commit; the rest follows from it and can be done again."""
-    record = state.record
-    assert record is not None
-    told = do.Tell("succeeded", slot=record.default)
-    if state.job is None:
-        told = do.Tell(
-            "idle", slot=record.default, code="journal-corrupt", detail="committed an unknown release"
-        )
+    job = state.job
+    assert job is not None
+    told = do.Tell("succeeded")
+    if not job.known:
+        told = do.Tell("idle", code="journal-corrupt", detail="committed a release that the journal lost")
     state = replace(state, phase=Phase.COMMITTED, verdict=None)
-    note = do.NoteCommitted(record.default, state.job)
-    return state, (note, _tell(state.job, told), do.DropPlan(), do.Settle())
+    return state, (do.NoteCommitted(job), _tell(job, told), do.DropPlan(), do.Settle())
 
 
 def _rolled_back(state: State) -> Step:
@@ -356,7 +367,7 @@ def _rolled_back(state: State) -> Step:
     state = replace(state, phase=Phase.ROLLING_BACK)
     told = _tell(job, do.Tell("rolled_back", code=verdict.code, detail=verdict.detail))
     condemn: tuple[do.Effect, ...] = ()
-    if job is not None:
+    if job is not None and job.known:
         guilty = job.manifest_sha256 if verdict.condemns else None
         condemn = (do.Condemn(job.assignment_id, guilty, verdict.code),)
     return state, (told, *condemn, do.DropPlan(), do.Settle())

@@ -44,6 +44,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     image_sha256: bytes
     image_size_bytes: int
 
+    @property
+    def known(self) -> bool:
+        """False for a trial of which only the boot record tells (see `unknown_job`)."""
+        return bool(self.manifest_sha256)
+
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """A verified job with all that is needed to carry it out; `manifest` holds the signed bytes."""
@@ -107,6 +112,21 @@ def trial_id(assignment_id: str, manifest_sha256: bytes, slot: str) -> str:
     """The boot record's id (32 hex digits) for the trial of this release for this assignment."""
     text = b"\0".join((assignment_id.encode(), manifest_sha256, slot.encode()))
     return hashlib.sha256(text).hexdigest()[:32]
+
+
+def unknown_job(slot: str, trial: str) -> Job:
+    """A stand-in for the job of a trial whose journal and plan are both lost."""
+    return Job(
+        assignment_id="",
+        product="",
+        version="",
+        counter=0,
+        slot=slot,
+        trial_id=trial,
+        manifest_sha256=b"",
+        image_sha256=b"",
+        image_size_bytes=0,
+    )
 
 
 def load(store: Store) -> Plan | None:

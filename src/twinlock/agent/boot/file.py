@@ -1,0 +1,117 @@
+"""Boot control by a record in two sectors of a file or block device, as `core.bootrecord` lays them out.
+
+A change is one write of 512 bytes to the older copy, flushed by the kernel before it returns (O_DSYNC), then
+read again. A power cut during it leaves the newer copy untouched: the loader sees the old record or the new.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from twinlock.agent.boot.base import Booted, Capabilities
+from twinlock.core import bootrecord
+from twinlock.core.bootrecord import COPIES, SECTOR_SIZE_BYTES, BootRecord
+from twinlock.core.durable import read_bounded
+from twinlock.core.errors import TwinlockError, error
+from twinlock.core.limits import TRIES_MAX
+from twinlock.core.names import RECOVERY, SLOTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+BOOTED_SIZE_BYTES_MAX: Final = 4096
+BOOT_ID_LENGTH_MAX: Final = 64
+
+
+class _BootedFile(msgspec.Struct, frozen=True):
+    slot: str
+    boot_id: str
+
+
+class FileBootControl:
+    """The record at two offsets of `path`; `booted` is a JSON file `{"slot": ..., "boot_id": ...}`."""
+
+    def __init__(self, path: Path, offsets_bytes: tuple[int, int], booted: Path) -> None:
+        self._path = path
+        self._offsets = offsets_bytes
+        self._booted = booted
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(name="file", tries_max=TRIES_MAX, keeps_reason=True)
+
+    def booted(self) -> Booted:
+        """What the loader started, as it (or the first unit) noted it. Raises DeviceError `boot-control`."""
+        try:
+            data = read_bounded(self._booted, BOOTED_SIZE_BYTES_MAX, "note of the booted slot")
+            note = msgspec.json.decode(data, type=_BootedFile)
+        except (TwinlockError, msgspec.MsgspecError, UnicodeDecodeError) as problem:
+            raise error("boot-control", f"which slot booted is not known: {problem}") from problem
+        if note.slot not in (*SLOTS, RECOVERY) or not 0 < len(note.boot_id) <= BOOT_ID_LENGTH_MAX:
+            raise error("boot-control", f"{self._booted} names slot {note.slot[:40]!r}")
+        return Booted(note.slot, note.boot_id)
+
+    def read(self) -> BootRecord:
+        """The record that counts. Raises DeviceError `boot-record`, `boot-control`."""
+        return bootrecord.newest(self._copies())[1]
+
+    def invalidate(self, slot: str) -> BootRecord:
+        return self._change(lambda record: bootrecord.invalidate(record, slot))
+
+    def arm(self, slot: str, tries: int, trial_id: str) -> BootRecord:
+        return self._change(lambda record: bootrecord.arm(record, slot, tries, trial_id))
+
+    def commit(self, trial_id: str) -> BootRecord:
+        return self._change(lambda record: bootrecord.commit(record, trial_id))
+
+    def roll_back(self, trial_id: str, reason: str) -> BootRecord:
+        return self._change(lambda record: bootrecord.roll_back(record, trial_id, reason))
+
+    def self_test(self) -> None:
+        """Writes the same record again under the next number, and finds both copies valid afterwards."""
+        self._change(lambda record: replace(record, seq=record.seq + 1))
+        if None in self._copies():
+            raise error("boot-control", f"a copy of the boot record in {self._path} cannot be read back")
+
+    def _change(self, make: Callable[[BootRecord], BootRecord]) -> BootRecord:
+        number, record = bootrecord.newest(self._copies())
+        new = make(record)
+        if new == record:
+            return record
+        self._write(COPIES - 1 - number, bootrecord.encode(new))
+        stored = self.read()
+        if stored != new:
+            raise error("boot-control", f"the boot record in {self._path} is not what was written")
+        return stored
+
+    def _copies(self) -> tuple[BootRecord | None, ...]:
+        fd = self._open(os.O_RDONLY)
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # what counts is on the medium
+            sectors = [os.pread(fd, SECTOR_SIZE_BYTES, offset) for offset in self._offsets]
+        except OSError as problem:
+            raise error("boot-control", f"boot record {self._path}: {problem.strerror}") from problem
+        finally:
+            os.close(fd)
+        return tuple(bootrecord.decode(sector) for sector in sectors)
+
+    def _write(self, copy: int, sector: bytes) -> None:
+        fd = self._open(os.O_RDWR | os.O_DSYNC)
+        try:
+            if os.pwrite(fd, sector, self._offsets[copy]) != len(sector):
+                raise error("boot-control", f"boot record {self._path}: a sector was written in part")
+        except OSError as problem:
+            raise error("boot-control", f"boot record {self._path}: {problem.strerror}") from problem
+        finally:
+            os.close(fd)
+
+    def _open(self, flags: int) -> int:
+        try:
+            return os.open(self._path, flags | os.O_CLOEXEC)
+        except OSError as problem:
+            raise error("boot-control", f"boot record {self._path}: {problem.strerror}") from problem

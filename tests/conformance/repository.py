@@ -12,7 +12,9 @@ import json
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from typing import Any
 
+from securesystemslib.formats import encode_canonical
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import (
     DelegatedRole,
@@ -198,6 +200,15 @@ class Repository:
         for signer in self.signers[role]:
             metadata.sign(signer, append=True)
         return json.dumps(metadata.to_dict(), indent=1).encode("utf-8")
+
+    def resign(self, role: str, change: Callable[[dict[str, Any]], object]) -> None:
+        """Serves the role's file with its signed part changed in ways that no library would write."""
+        value = json.loads(self.served(role))
+        change(value["signed"])
+        payload = str(encode_canonical(value["signed"])).encode("utf-8")
+        value["signatures"] = [signer.sign(payload).to_dict() for signer in self.signers[role]]
+        self.files[self.path(role)] = json.dumps(value).encode("utf-8")
+        self._note(role)
 
     def path(self, role: str, version: int | None = None) -> str:
         """Where the role's file is served."""

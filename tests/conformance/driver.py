@@ -17,6 +17,7 @@ from pathlib import Path
 from tests.conformance.repository import NOW, Repository
 from twinlock.agent import tuf_client
 from twinlock.agent.repository import RoleFiles
+from twinlock.agent.store import FolderStore
 from twinlock.core.trust.verifier import Floors
 
 
@@ -123,7 +124,7 @@ class Driver:
         return {path.name: path.read_bytes() for path in sorted(self.metadata.iterdir())}
 
     def floors(self) -> Floors:
-        return RoleFiles(self.metadata).load_floors()
+        return RoleFiles(FolderStore(self.metadata)).load_floors()
 
     def downloaded(self) -> list[bytes]:
         """The files downloaded, oldest first."""

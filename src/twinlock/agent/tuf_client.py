@@ -14,17 +14,19 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import http.client
 import os
 import sys
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
-from urllib.parse import urlsplit
 
+from twinlock.agent.clock import SystemClock
+from twinlock.agent.config import NetworkConfig
+from twinlock.agent.http import HttpNetwork
 from twinlock.agent.main import internal, show
 from twinlock.agent.repository import Repository, RoleFiles, served_path
+from twinlock.agent.store import FolderStore
 from twinlock.core import limits
 from twinlock.core.durable import fsync_dir, os_errors, read_bounded, write_all
 from twinlock.core.errors import TwinlockError, error
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
     from tuf.api.metadata import TargetFile
 
-    from twinlock.agent.ports import Network, Request, Response
+    from twinlock.agent.ports import Network
 
 T = TypeVar("T")
 
@@ -79,7 +81,7 @@ def main(
 
 
 def _run(args: argparse.Namespace, network: Network | None, now: datetime) -> None:
-    files = RoleFiles(args.metadata_dir)
+    files = RoleFiles(FolderStore(args.metadata_dir))
     if args.command == "init":
         root = _need(args.root, "ROOT")
         files.begin(read_bounded(root, limits.METADATA_SIZE_BYTES_MAX["root"], "the root"))
@@ -103,37 +105,8 @@ def _need(value: T | None, name: str) -> T:
     return value
 
 
-class _Answer:
-    def __init__(self, connection: http.client.HTTPConnection, answer: http.client.HTTPResponse) -> None:
-        self._connection, self._answer = connection, answer
-        self.status = answer.status
-        self.headers = {name.lower(): value for name, value in answer.headers.items()}
-
-    def read_into(self, buffer: memoryview) -> int:
-        try:
-            return self._answer.readinto(buffer)
-        except (OSError, http.client.HTTPException) as problem:
-            raise error("connection-lost", f"the answer ended early: {problem}") from problem
-
-    def close(self) -> None:
-        self._answer.close()
-        self._connection.close()
-
-
-class _PlainNetwork:
-    def open(self, request: Request) -> Response:
-        parts = urlsplit(request.url)
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
-        try:
-            connection.request("GET", parts.path, headers=dict(request.headers))
-            return _Answer(connection, connection.getresponse())
-        except (OSError, http.client.HTTPException) as problem:
-            connection.close()
-            raise error("server-unreachable", f"{request.url}: {problem}") from problem
-
-
 def _network() -> Network:
-    return _PlainNetwork()
+    return HttpNetwork(SystemClock(), NetworkConfig())
 
 
 def _download(base: Repository, signed: TargetFile, folder: Path, *, consistent: bool) -> None:

@@ -15,6 +15,9 @@ from twinlock.server.blobs.payloads import PayloadFiles
 from twinlock.server.clock import Clock, SystemClock
 from twinlock.server.device_api.routes import device_routes, repository_routes
 from twinlock.server.http_answers import HANDLERS, FaultBoundary
+from twinlock.server.operator_api.routes import PREFIX as OPERATOR_PREFIX
+from twinlock.server.operator_api.routes import Parts, operator_app
+from twinlock.server.releases.publish import Publisher
 from twinlock.server.setup import read_root, read_secret
 from twinlock.server.store.database import SqlDatabase
 
@@ -31,10 +34,12 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> Starlette:
     """
     clock = clock or SystemClock()
     secret = read_secret(settings)
-    read_root(settings)
+    pinned = read_root(settings)
     database = SqlDatabase(settings.url)
     payloads = PayloadFiles(settings.payloads, settings.temporary, settings.free_bytes_min)
     metadata = MetadataFiles(settings.repository)
+    publisher = Publisher(database, metadata, payloads, pinned, clock)
+    operators = Parts(database, payloads, publisher, settings, clock)
 
     def start() -> None:
         database.open()
@@ -51,6 +56,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> Starlette:
     routes = [
         Mount(PREFIX, routes=device_routes(database, payloads, settings, secret, clock)),
         Mount(REPOSITORY, routes=repository_routes(metadata)),
+        Mount(OPERATOR_PREFIX, operator_app(operators)),
     ]
     app = Starlette(
         routes=routes, exception_handlers=HANDLERS, lifespan=lifespan, middleware=[Middleware(FaultBoundary)]

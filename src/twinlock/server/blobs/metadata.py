@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from twinlock.core import limits
-from twinlock.core.durable import fsync_dir, os_errors, read_bounded, write_atomic
+from twinlock.core.durable import fsync_dir, os_errors, read_bounded, remove_durably, write_atomic
 from twinlock.core.names import check_name, check_sha256_hex, check_version
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ class MetadataFiles:
     def write(self, name: str, data: bytes) -> None:
         with os_errors(f"metadata {name}"):
             write_atomic(self._metadata / _checked(name), data)
+
+    def remove_timestamp(self) -> None:
+        with os_errors("metadata timestamp.json"):
+            remove_durably(self._metadata / "timestamp.json")
 
     def read_manifest(self, product: str, sha256: str, version: str) -> bytes | None:
         return _read(self._manifest(product, sha256, version), "manifest")

@@ -54,6 +54,13 @@ class PayloadFiles:
         except FileNotFoundError:
             return None
 
+    def is_whole(self, sha256: str) -> bool:
+        try:
+            with self.path(sha256).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        except FileNotFoundError:
+            return False
+
     def open(self, sha256: str) -> BinaryIO:
         try:
             return self.path(sha256).open("rb")

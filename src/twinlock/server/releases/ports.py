@@ -73,6 +73,10 @@ class MetadataFolder(Protocol):
         """Keeps a metadata file, durable when this returns."""
         ...
 
+    def remove_timestamp(self) -> None:
+        """Takes timestamp.json away, durable when this returns."""
+        ...
+
     def read_manifest(self, product: str, sha256: str, version: str) -> bytes | None:
         """The manifest of this hash, under the name it was kept with."""
         ...
@@ -91,6 +95,10 @@ class PayloadFolder(Protocol):
 
     def size_bytes(self, sha256: str) -> int | None:
         """How large a payload is, None when it is not there."""
+        ...
+
+    def is_whole(self, sha256: str) -> bool:
+        """Whether the payload is here and its bytes still have their hash; reads all of it."""
         ...
 
     def open(self, sha256: str) -> BinaryIO:

@@ -1,0 +1,287 @@
+"""Bodies and answers of the operator API, version 1. Unknown fields are refused; times are ISO 8601, UTC."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from twinlock.core import limits
+from twinlock.core.errors import error
+from twinlock.server.releases.chain import ROOTS_PER_PUBLICATION_MAX
+from twinlock.server.releases.publish import PAYLOADS_PER_RELEASE_MAX
+from twinlock.server.rollouts.model import DEVICES_PER_ROLLOUT_MAX
+
+# Metadata and manifest travel as base64 inside JSON.
+PUBLICATION_SIZE_BYTES_MAX: Final = 32 * limits.MIB
+_TEXT_MAX: Final = 256
+
+
+class Body(BaseModel):
+    """What a program sends."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Answer(BaseModel):
+    """What a program gets."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Base64 = Annotated[str, Field(max_length=PUBLICATION_SIZE_BYTES_MAX)]
+Size = Annotated[int, Field(ge=0, le=limits.PAYLOAD_SIZE_BYTES_MAX)]
+Name = Annotated[str, Field(min_length=1, max_length=limits.NAME_LENGTH_MAX)]
+
+
+def unbase64(text: str, what: str) -> bytes:
+    """The bytes. Raises InputError `request-malformed`."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (ValueError, binascii.Error) as problem:
+        raise error("request-malformed", f"{what} is not base64") from problem
+
+
+class MetadataBody(Body):
+    """Signed metadata, each file as base64 of its bytes; `roots` in any order."""
+
+    roots: Annotated[list[Base64], Field(max_length=ROOTS_PER_PUBLICATION_MAX)] = []
+    timestamp: Base64
+    snapshot: Base64
+    targets: Base64
+
+
+class PayloadBody(Body):
+    """A payload that was uploaded before."""
+
+    kind: Literal["full", "delta"]
+    sha256: Sha256
+    size_bytes: Size
+    index_size_bytes: Size
+    base_sha256: Sha256 | None = None
+
+
+class ReleaseBody(Body):
+    """A release to be published: the metadata that lists it, its manifest (base64), its payloads."""
+
+    metadata: MetadataBody
+    manifest: Base64
+    payloads: Annotated[list[PayloadBody], Field(min_length=1, max_length=PAYLOADS_PER_RELEASE_MAX)]
+
+
+class PreauthoriseBody(Body):
+    """The key that a device will enrol with: SHA-256 of its public key's DER form, in hex."""
+
+    device_id: Annotated[str, Field(min_length=1, max_length=limits.DEVICE_ID_LENGTH_MAX)]
+    fingerprint: Sha256
+
+
+class RolloutBody(Body):
+    """A release for the named devices, or for all that it fits."""
+
+    product: Name
+    version: Name
+    devices: (
+        Literal["all"]
+        | Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=limits.DEVICE_ID_LENGTH_MAX)]],
+            Field(min_length=1, max_length=DEVICES_PER_ROLLOUT_MAX),
+        ]
+    )
+
+
+class Health(Answer):
+    """The server answers, and its database does."""
+
+    status: Literal["ok"]
+    version: str
+
+
+class Payload(Answer):
+    kind: str
+    sha256: str
+    size_bytes: int
+    index_size_bytes: int
+    base_sha256: str | None
+
+
+class Release(Answer):
+    product: str
+    version: str
+    counter: int
+    hardware: list[str]
+    manifest_sha256: str
+    image_sha256: str
+    image_size_bytes: int
+    notes: str
+    published: str
+    published_by: str
+    payloads: list[Payload]
+
+
+class Published(Answer):
+    """What is served now."""
+
+    root_version: int
+    timestamp_version: int
+    snapshot_version: int
+    targets_version: int
+
+
+class Uploaded(Answer):
+    sha256: str
+    size_bytes: int
+
+
+class Running(Answer):
+    """What a device said of itself in its last poll."""
+
+    product: str
+    version: str
+    counter: int
+    image_sha256: str
+    slot: str
+    floor: int
+    agent: str
+    state: str
+    abilities: list[str]
+
+
+class Outcome(Answer):
+    """A device's last final report."""
+
+    state: str
+    version: str
+    code: str
+    detail: str
+    received: str
+
+
+class Device(Answer):
+    device_id: str
+    hardware: str
+    status: str
+    fingerprint: str
+    enrolled: str
+    decided: str | None
+    last_seen: str | None
+    running: Running | None
+    last_outcome: Outcome | None
+    indicators: int
+
+
+class Indicator(Answer):
+    """Something that an honest device does not do."""
+
+    kind: str
+    key: str
+    detail: str
+    first: str
+    last: str
+    count: int
+
+
+class Report(Answer):
+    seq: int
+    assignment_id: str
+    state: str
+    code: str
+    detail: str
+    product: str
+    version: str
+    slot: str
+    bytes_fetched: int
+    bytes_again: int
+    duration_s: float
+    device_time_s: int
+    received: str
+
+
+class DeviceDetail(Device):
+    reports: list[Report]
+    attack_indicators: list[Indicator]
+
+
+class Preauthorised(Answer):
+    device_id: str
+    fingerprint: str
+    status: str
+
+
+class Assignment(Answer):
+    assignment_id: str
+    device_id: str
+    state: str
+    code: str
+    detail: str
+    bytes_fetched: int
+    bytes_again: int
+    duration_s: float
+    changed: str
+
+
+class Rollout(Answer):
+    """`counts` has the number of assignments per state; `waiting` counts devices that will be matched."""
+
+    rollout_id: str
+    product: str
+    version: str
+    devices: Literal["all", "named"]
+    status: str
+    created: str
+    created_by: str
+    halted: str | None
+    counts: dict[str, int]
+    waiting: int
+
+
+class RolloutDetail(Rollout):
+    assignments: list[Assignment]
+    next: str | None
+
+
+class AuditEntry(Answer):
+    number: int
+    at: str
+    actor: str
+    action: str
+    subject: str
+    detail: str
+    hash: str
+
+
+class Releases(Answer):
+    releases: list[Release]
+
+
+class Devices(Answer):
+    devices: list[Device]
+    next: str | None
+
+
+class Reports(Answer):
+    reports: list[Report]
+
+
+class Rollouts(Answer):
+    rollouts: list[Rollout]
+
+
+class Audit(Answer):
+    entries: list[AuditEntry]
+    next: int | None
+
+
+class ErrorDetail(Answer):
+    code: str
+    what: str
+    hint: str
+
+
+class Error(Answer):
+    """Every answer with a status of 400 or more."""
+
+    error: ErrorDetail

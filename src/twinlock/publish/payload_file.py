@@ -82,18 +82,34 @@ class PayloadFile:
         part does not give the segment that the manifest names.
         """
         container.check_fit(self.index, manifest, self.size_bytes)
+        self._decode(manifest.segment_sha256, advance)
+
+    def check_itself(self, advance: Callable[[int], None] = ignore) -> None:
+        """Decodes every part of a full payload without a manifest: is it the image that its index names?
+
+        Raises TrustError as `prove` does. This tells damage; only a signed manifest tells forgery.
+        """
+        segments = -(-self.index.image_size_bytes // limits.SEGMENT_SIZE_BYTES)
+        body = self.size_bytes - container.TRAILER_SIZE_BYTES - self.trailer.index_size_bytes
+        if len(self.index.parts) != segments or self.index.offsets()[-1] != body:
+            raise error("payload-malformed", f"{self.path}: its parts do not fill it, or not its image")
+        self._decode(None, advance)
+
+    def _decode(self, segment_sha256: Callable[[int], bytes] | None, advance: Callable[[int], None]) -> None:
         image = hashlib.sha256()
+        left = self.index.image_size_bytes
         for number, (part, offset) in enumerate(
             zip(self.index.parts, self.index.offsets()[:-1], strict=True)
         ):
             encoded = self._read(offset, part.length)
             check_encoded(part, encoded, number)
-            data = decode_part(part, encoded, manifest.segment_length_bytes(number), number)
-            if hashlib.sha256(data).digest() != manifest.segment_sha256(number):
+            data = decode_part(part, encoded, min(left, limits.SEGMENT_SIZE_BYTES), number)
+            left -= len(data)
+            if segment_sha256 and hashlib.sha256(data).digest() != segment_sha256(number):
                 raise error(
                     "segment-hash", f"part {number} of {self.path} gives other bytes than were signed"
                 )
             image.update(data)
             advance(len(data))
-        if image.digest() != manifest.image_sha256:
-            raise error("segment-hash", f"{self.path} gives another image than the manifest's")
+        if image.digest() != self.index.image_sha256:
+            raise error("segment-hash", f"{self.path} gives another image than its index names")

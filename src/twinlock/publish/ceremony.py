@@ -1,0 +1,205 @@
+"""From what waits for signatures to a new state: who signs what, in which order, and what is still missing.
+
+`complete` is the one way on: every command that changes something prepares `pending`, then calls it. It adds
+the signatures of the keys at hand, and puts the new state in force when nothing is missing. Root and targets
+can collect signatures at the same time; the snapshot is made once the targets are final, the timestamp once
+the snapshot is.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from tuf.api.metadata import Metadata, Root, Snapshot, Timestamp
+
+from twinlock.core.errors import TwinlockError, error
+from twinlock.publish import signing
+from twinlock.publish.keys import KeyRing
+from twinlock.publish.repository import Chain, Repository
+from twinlock.publish.signing import Lifetimes, Signatures
+
+
+@dataclass(slots=True)
+class Ceremony:
+    """One run over a repository: the keys at hand, the time, and what has been signed so far."""
+
+    repository: Repository
+    ring: KeyRing
+    now: datetime
+    lifetimes: Lifetimes
+    signed: list[tuple[str, str]] = field(default_factory=list)  # (role, key id)
+    dropped: int = 0  # signatures on what waited before and was changed
+
+    def complete(self, *, renew: bool = False) -> dict[str, int]:
+        """Signs what waits and, if nothing is missing then, brings it into force.
+
+        With `renew` the snapshot and timestamp are made anew though nothing else changed. Gives the versions
+        that came into force, by role; none when there was nothing to do. Raises InputError `key-threshold`
+        when signatures are missing; those that were added are kept.
+        """
+        repository = self.repository
+        before = repository.chain
+        self._prepare_resign()
+        missing = self._sign_root() + self._sign("targets")
+        repository.save_pending()
+        if missing:
+            raise incomplete(repository, missing)
+        roots = self._roots()
+        targets = self._bytes("targets")
+        if targets is None:
+            chain = Chain(roots)
+        else:
+            snapshot = self._lower("snapshot", targets, renew)
+            chain = Chain(roots, self._lower("timestamp", snapshot, renew), snapshot, targets)
+        if chain == before:
+            return {}
+        repository.commit(chain, self.now)
+        return versions(before, chain)
+
+    def _next_root(self) -> Root:
+        return self.repository.need_root().signed
+
+    def _roots(self) -> tuple[bytes, ...]:
+        published = () if self.repository.chain is None else self.repository.chain.roots
+        pending = self.repository.pending.get("root")
+        return published if pending is None else (*published, signing.encode(pending))
+
+    def _bytes(self, role: str) -> bytes | None:
+        pending = self.repository.pending.get(role)
+        if pending is not None:
+            return signing.encode(pending)
+        return None if self.repository.chain is None else getattr(self.repository.chain, role)
+
+    def _prepare_resign(self) -> None:
+        """Published targets that the next root no longer vouches for, or that expired, are signed again."""
+        published = self.repository.published("targets")
+        if published is None or "targets" in self.repository.pending:
+            return
+        if not signing.verified_by(self._next_root(), published) or published.signed.is_expired(self.now):
+            self.renew_targets()
+
+    def renew_targets(self) -> None:
+        """Prepares the next version of the targets with the same releases and a new end."""
+        published = self.repository.published("targets")
+        if published is not None and "targets" not in self.repository.pending:
+            self.repository.pending["targets"] = self.following(published)
+
+    def following(self, metadata: Metadata[Any]) -> Metadata[Any]:
+        """An unsigned copy, one version on, valid from now."""
+        signed = copy.deepcopy(metadata.signed)
+        signed.version += 1
+        signed.expires = signing.expires(signed.type, self.now, self.lifetimes)
+        return Metadata(signed)
+
+    def _sign_root(self) -> list[Signatures]:
+        """A new root needs the thresholds of the old one and its own."""
+        pending = self.repository.pending.get("root")
+        if pending is None:
+            return []
+        published = self.repository.root
+        judges = [pending.signed] if published is None else [published.signed, pending.signed]
+        missing = [found for judge in judges if (found := self._sign_by(judge, pending)).missing]
+        return missing[:1]
+
+    def _sign(self, role: str) -> list[Signatures]:
+        pending = self.repository.pending.get(role)
+        if pending is None:
+            return []
+        found = self._sign_by(self._next_root(), pending)
+        return [found] if found.missing else []
+
+    def _sign_by(self, judge: Root, metadata: Metadata[Any]) -> Signatures:
+        """Signs unless enough have: bytes that the next file names already must not change any more."""
+        if signing.count(judge, metadata).missing:
+            for keyid in signing.sign(judge, metadata, self.ring):
+                self.signed.append((metadata.signed.type, keyid))
+        return signing.count(judge, metadata)
+
+    def _lower(self, role: str, above: bytes, renew: bool) -> bytes:
+        """The snapshot for the targets `above`, or the timestamp for the snapshot `above`, signed."""
+        repository = self.repository
+        pending, published = repository.pending.get(role), repository.published(role)
+        if (
+            pending is None
+            or _names(pending) != above_meta(role, above)
+            or pending.signed.is_expired(self.now)
+        ):
+            if published is not None and not renew and self._still_good(published, above):
+                repository.pending.pop(role, None)
+                data = self._bytes(role)
+                assert data is not None
+                return data
+            repository.pending[role] = self._new(role, above)
+        missing = self._sign(role)
+        repository.save_pending()
+        if missing:
+            raise incomplete(repository, missing)
+        data = self._bytes(role)
+        assert data is not None
+        return data
+
+    def _still_good(self, published: Metadata[Any], above: bytes) -> bool:
+        return (
+            _names(published) == above_meta(published.signed.type, above)
+            and signing.verified_by(self._next_root(), published)
+            and not published.signed.is_expired(self.now)
+        )
+
+    def _new(self, role: str, above: bytes) -> Metadata[Any]:
+        published = self.repository.published(role)
+        version = 1 if published is None else published.signed.version + 1
+        ends = signing.expires(role, self.now, self.lifetimes)
+        meta = above_meta(role, above)
+        if role == "snapshot":
+            return Metadata(
+                Snapshot(version, signing.SPEC_VERSION, ends, meta={"targets.json": signing.meta_file(meta)})
+            )
+        return Metadata(Timestamp(version, signing.SPEC_VERSION, ends, snapshot_meta=signing.meta_file(meta)))
+
+
+Meta = tuple[int, int, str]
+
+
+def above_meta(role: str, above: bytes) -> Meta:
+    """How `role` (snapshot or timestamp) names the file `above` it: version, length, SHA-256."""
+    kind = "targets" if role == "snapshot" else "snapshot"
+    return signing.meta_of(above, signing.decode(kind, above).signed.version)
+
+
+def _names(metadata: Metadata[Any]) -> Meta | None:
+    signed = metadata.signed
+    listed = signed.meta.get("targets.json") if isinstance(signed, Snapshot) else signed.snapshot_meta
+    if listed is None or listed.length is None or not listed.hashes:
+        return None
+    return (listed.version, listed.length, listed.hashes.get("sha256", ""))
+
+
+def incomplete(repository: Repository, missing: list[Signatures]) -> TwinlockError:
+    """What is signed so far and how many more it takes, for each file that waits."""
+    texts = [
+        f"{found.role} version {found.version} has {found.have} of {found.need} signatures, "
+        f"{found.missing} more needed"
+        for found in missing
+    ]
+    roles = " and ".join(dict.fromkeys(found.role for found in missing))
+    return error(
+        "key-threshold",
+        f"{repository.folder}: " + "; ".join(texts),
+        hint=f"nothing is lost: other holders of {roles} keys run "
+        f"`twinlock release sign --repo {repository.folder} --keys THEIR_KEYS`, then it goes on by itself",
+    )
+
+
+def versions(before: Chain | None, after: Chain) -> dict[str, int]:
+    """Which versions came into force, by role."""
+    found: dict[str, int] = {}
+    if before is None or before.roots != after.roots:
+        found["root"] = len(after.roots)
+    for role in ("targets", "snapshot", "timestamp"):
+        data = getattr(after, role)
+        if data is not None and (before is None or getattr(before, role) != data):
+            found[role] = signing.decode(role, data).signed.version
+    return found

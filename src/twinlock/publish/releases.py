@@ -1,0 +1,222 @@
+"""Releases in a repository: taking one in from its folder, and listing what is signed.
+
+What a power cut leaves while a release is taken in: payload, manifest or record that no metadata names (the
+next run finds them and goes on), and the former state of everything signed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuf.api.metadata import Metadata, Targets
+
+from twinlock.core import limits, manifest
+from twinlock.core.durable import fsync_dir, os_errors, read_bounded, write_all, write_atomic
+from twinlock.core.errors import error
+from twinlock.core.manifest import Claims, Manifest
+from twinlock.core.names import check_name, check_version, release_name
+from twinlock.core.trust.verifier import check_manifest_bytes, claims_of
+from twinlock.publish import signing
+from twinlock.publish.ceremony import Ceremony
+from twinlock.publish.folder import (
+    RECORD_SIZE_BYTES_MAX,
+    PayloadRecord,
+    Release,
+    ReleaseRecord,
+    decode_record,
+    encode_record,
+)
+from twinlock.publish.payload_file import CHUNK_SIZE_BYTES, PayloadFile, ignore
+from twinlock.publish.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRelease:
+    """One release that the repository lists. `published` is False while signatures are missing."""
+
+    name: str
+    claims: Claims
+    manifest_sha256: str
+    manifest_size_bytes: int
+    published: bool
+
+
+def list_releases(repository: Repository) -> list[SignedRelease]:
+    """Every release that is signed or waits for signatures, in the order of product, counter and version."""
+    published = repository.signed_files(pending=False)
+    known = {} if published is None else published.targets
+    following = repository.signed_files(pending=True)
+    found = []
+    for name, entry in ({} if following is None else following.targets).items():
+        same = name in known and known[name].hashes == entry.hashes
+        found.append(SignedRelease(name, claims_of(entry), entry.hashes["sha256"], entry.length, same))
+    return sorted(found, key=lambda one: (one.claims.product, one.claims.counter, one.name))
+
+
+def find_release(repository: Repository, product: str, version: str) -> SignedRelease:
+    """The release of this name. Raises TrustError `release-unknown`."""
+    name = release_name(product, version)
+    for one in list_releases(repository):
+        if one.name == name:
+            return one
+    raise error("release-unknown", f"{repository.folder} lists no release {product} {version}")
+
+
+def take_in(
+    ceremony: Ceremony, release: Release, *, allow_lower: bool, advance: Callable[[int], None] = ignore
+) -> bool:
+    """Copies a release into the repository and lists it in the next version of the targets, unsigned yet.
+
+    False when it is listed already, with the same bytes. `advance` is told the bytes that were proven and
+    copied: image and payload sizes together. Raises InputError `input-exists` when the name is taken by other
+    bytes, CompatibilityError `release-older` for a lower counter than the product has, and the trust codes
+    when a payload is not what its record and the manifest say.
+    """
+    repository = ceremony.repository
+    repository.need_root()
+    name = release.manifest.name
+    waiting = repository.newest("targets")
+    listed = {} if waiting is None else waiting.signed.targets
+    if name in listed:
+        if listed[name].hashes.get("sha256") != release.record.manifest_sha256:
+            raise error(
+                "input-exists",
+                f"{name} is signed already, with other bytes",
+                hint="a release never changes: pack it under a new version",
+            )
+    elif not allow_lower:
+        check_counter(repository, release.manifest)
+    for payload in release.record.payloads:
+        with PayloadFile(release.payload_path(payload)) as file:
+            file.prove(release.manifest, advance)
+        _copy(release.payload_path(payload), payload, repository.folder / "payloads", advance)
+    _store(repository.folder, release)
+    if name in listed:
+        return False
+    _list(ceremony, release)
+    return True
+
+
+def check_counter(repository: Repository, new: Manifest) -> None:
+    """Raises CompatibilityError `release-older` when the product has a release with a higher counter."""
+    counters = [one.claims.counter for one in list_releases(repository) if one.claims.product == new.product]
+    if counters and new.counter < max(counters):
+        raise error(
+            "release-older",
+            f"{new.name} has counter {new.counter}, but {new.product} has a release with {max(counters)}: "
+            "devices that run it would refuse this one",
+            hint="pack it with a counter that is as high, or sign it with --allow-lower",
+        )
+
+
+def _list(ceremony: Ceremony, release: Release) -> None:
+    repository = ceremony.repository
+    published = repository.published("targets")
+    base = repository.newest("targets")
+    if base is None:
+        ends = signing.expires("targets", ceremony.now, ceremony.lifetimes)
+        following: Metadata[Targets] = Metadata(Targets(1, signing.SPEC_VERSION, ends))
+    else:
+        following = ceremony.following(base)
+        following.signed.version = 1 if published is None else published.signed.version + 1
+    name = release.manifest.name
+    following.signed.targets[name] = signing.entry(name, release.manifest_bytes, release.manifest.claims)
+    waiting = repository.pending.get("targets")
+    if waiting is not None:
+        ceremony.dropped += len(waiting.signatures)
+    repository.pending["targets"] = following
+
+
+def _store(folder: Path, release: Release) -> None:
+    """The manifest under the name that devices fetch, and the record of the payloads."""
+    product = check_name(release.manifest.product, "product")
+    with os_errors(f"repository {folder}"):
+        for parent in (folder / "targets" / product, folder / "releases" / product):
+            parent.mkdir(parents=True, exist_ok=True)
+            fsync_dir(parent.parent)
+        write_atomic(manifest_path(folder, release.manifest, release.record), release.manifest_bytes)
+        write_atomic(record_path(folder, product, release.manifest.version), encode_record(release.record))
+
+
+def manifest_path(folder: Path, claims: Claims | Manifest, record: ReleaseRecord) -> Path:
+    """Where a repository keeps a manifest: `targets/PRODUCT/SHA256.VERSION.manifest`."""
+    name = f"{record.manifest_sha256}.{check_version(claims.version)}.manifest"
+    return folder / "targets" / check_name(claims.product, "product") / name
+
+
+def record_path(folder: Path, product: str, version: str) -> Path:
+    """Where a repository keeps the record of a release's payloads."""
+    return folder / "releases" / check_name(product, "product") / f"{check_version(version)}.json"
+
+
+def read_signed(repository: Repository, signed: SignedRelease) -> Release:
+    """A signed release's manifest and record, with every check that a device makes of the manifest.
+
+    Raises TrustError `manifest-hash`, `manifest-malformed`; InputError when a file is missing or unreadable.
+    """
+    folder = repository.folder
+    path = record_path(folder, signed.claims.product, signed.claims.version)
+    record = decode_record(read_bounded(path, RECORD_SIZE_BYTES_MAX, "record"), str(path))
+    if record.manifest_sha256 != signed.manifest_sha256:
+        raise error("manifest-hash", f"{path} belongs to another manifest than the signed one")
+    data = read_bounded(
+        manifest_path(folder, signed.claims, record), limits.MANIFEST_SIZE_BYTES_MAX, "manifest"
+    )
+    files = repository.signed_files(pending=True)
+    assert files is not None
+    check_manifest_bytes(files.targets[signed.name], data)
+    parsed = manifest.decode(data)
+    if parsed.claims != signed.claims:
+        raise error("manifest-malformed", f"the manifest {signed.name} does not say what is signed of it")
+    return Release(folder / "payloads", record, data, parsed)
+
+
+def check_waiting(repository: Repository, advance: Callable[[int], None] = ignore) -> list[Release]:
+    """The releases that wait for signatures, each proven from the repository's own files.
+
+    Whoever adds a signature signs for these bytes, so they are checked again. Raises TrustError, InputError.
+    """
+    found = []
+    for one in list_releases(repository):
+        if not one.published:
+            release = read_signed(repository, one)
+            for payload in release.record.payloads:
+                with PayloadFile(release.payload_path(payload)) as file:
+                    file.prove(release.manifest, advance)
+            found.append(release)
+    return found
+
+
+def _copy(source: Path, payload: PayloadRecord, folder: Path, advance: Callable[[int], None]) -> None:
+    """Copies a payload unless it is there, whole; its hash is checked on the way. Raises `payload-hash`."""
+    final = folder / payload.file_name
+    if final.exists() and _has_hash(final, payload):
+        advance(payload.size_bytes)
+        return
+    temporary = final.with_name(final.name + ".tmp")
+    digest = hashlib.sha256()
+    with os_errors(f"copying {source} to {folder}"):
+        try:
+            with source.open("rb") as file, temporary.open("wb") as copy:
+                while data := file.read(CHUNK_SIZE_BYTES):
+                    digest.update(data)
+                    write_all(copy.fileno(), data)
+                    advance(len(data))
+                os.fsync(copy.fileno())
+            if digest.hexdigest() != payload.sha256:
+                raise error("payload-hash", f"{source} does not have the hash in its name")
+            temporary.replace(final)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        fsync_dir(folder)
+
+
+def _has_hash(path: Path, payload: PayloadRecord) -> bool:
+    with os_errors(str(path)), path.open("rb") as file:
+        same_size = os.fstat(file.fileno()).st_size == payload.size_bytes
+        return same_size and hashlib.file_digest(file, "sha256").hexdigest() == payload.sha256

@@ -1,0 +1,234 @@
+"""The repository folder: what is published, what waits for signatures, and the one step between them.
+
+    REPO/metadata/       N.root.json, N.targets.json, N.snapshot.json, timestamp.json: what devices read
+    REPO/targets/        PRODUCT/SHA256.VERSION.manifest
+    REPO/payloads/       SHA256.payload
+    REPO/releases/       PRODUCT/VERSION.json: which payloads a release has (a `release.json`)
+    REPO/pending/        ROLE.json that lacks signatures; devices and servers never see it
+    REPO/commit.json     exists only while a step is under way
+
+Signatures may come from several people in several runs: each run adds those of the keys it has. As soon as a
+new state has every signature, all its files go in at once: they are written to `commit.json` first, which is
+the moment that counts. A power cut before it leaves the former state; after it, the next command finishes the
+step (and readers take the files from it meanwhile). The timestamp, which brings the rest into force, is
+written last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from tuf.api.metadata import Metadata, Root, Targets
+
+from twinlock.core import limits
+from twinlock.core.durable import os_errors, read_bounded, remove_durably, write_atomic
+from twinlock.core.errors import error
+from twinlock.core.trust.verifier import TrustedSet
+from twinlock.publish import signing
+from twinlock.publish.locking import folder_lock
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)  # when nothing had expired yet
+FOLDERS: Final = ("metadata", "targets", "payloads", "releases", "pending")
+COMMIT: Final = "commit.json"
+COMMIT_SIZE_BYTES_MAX: Final = 64 * limits.MIB
+
+
+class Commit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One step: files to write, by path below the repository, in order; then files to remove."""
+
+    files: dict[str, bytes]
+    remove: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The files of one state, as devices fetch them; the last three are None before the first release."""
+
+    roots: tuple[bytes, ...]
+    timestamp: bytes | None = None
+    snapshot: bytes | None = None
+    targets: bytes | None = None
+
+    def verify(self, now: datetime) -> TrustedSet:
+        """What a new device that pins the first root makes of it. Raises TrustError."""
+        trusted = TrustedSet(self.roots[0], now)
+        for root in self.roots[1:]:
+            trusted.update_root(root)
+        if self.timestamp is None or self.snapshot is None or self.targets is None:
+            trusted.check_root_fresh()
+            return trusted
+        trusted.update_timestamp(self.timestamp)
+        trusted.update_snapshot(self.snapshot)
+        trusted.update_targets(self.targets)
+        return trusted
+
+
+@contextmanager
+def open_repository(folder: Path, *, write: bool) -> Iterator[Repository]:
+    """The repository in `folder`; with `write` it is locked, and a step that was cut off is finished.
+
+    Raises InputError `input-missing` when there is none, PolicyError `conflict` when another command writes
+    to it, TrustError when what is published does not verify.
+    """
+    with os_errors(f"repository {folder}"):
+        if not (folder / "metadata").is_dir():
+            raise error(
+                "input-missing",
+                f"{folder} is no repository: it has no folder `metadata`",
+                hint="make one with `twinlock keys init`",
+            )
+    with folder_lock(folder) if write else nullcontext():
+        if write:
+            _finish_commit(folder)
+        yield Repository(folder)
+
+
+def make_folders(folder: Path) -> None:
+    """Makes an empty repository, or what is missing of it. Raises DeviceError."""
+    with os_errors(f"repository {folder}"):
+        for name in FOLDERS:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+
+
+def _read_commit(folder: Path) -> Commit | None:
+    path = folder / COMMIT
+    if not path.exists():
+        return None
+    data = read_bounded(path, COMMIT_SIZE_BYTES_MAX, "commit")
+    try:
+        commit = msgspec.json.decode(data, type=Commit, strict=True)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
+        raise error("input-wrong-type", f"{path} is damaged: {problem}") from problem
+    for name in (*commit.files, *commit.remove):
+        if name.split("/")[0] not in ("metadata", "pending") or ".." in name or name.count("/") != 1:
+            raise error("input-invalid", f"{path} names a file outside the metadata")
+    return commit
+
+
+def _finish_commit(folder: Path) -> None:
+    """Does what `commit.json` says, if there is one; it can be done any number of times."""
+    commit = _read_commit(folder)
+    if commit is None:
+        return
+    with os_errors(f"repository {folder}"):
+        for name, data in commit.files.items():
+            write_atomic(folder / name, data)
+        for name in commit.remove:
+            remove_durably(folder / name)
+        remove_durably(folder / COMMIT)
+
+
+class Repository:
+    """What is in the folder. Get one from `open_repository`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder: Final = folder
+        commit = _read_commit(folder)
+        self._overlay: Final[dict[str, bytes]] = {} if commit is None else commit.files
+        self._removed: Final[tuple[str, ...]] = () if commit is None else commit.remove
+        self.chain: Chain | None = self._load_chain()
+        self.pending: Final[dict[str, Metadata[Any]]] = {}
+        for role in signing.KINDS:
+            name = f"pending/{role}.json"
+            data = None if name in self._removed else self._load(name, role)
+            if data is not None:
+                self.pending[role] = signing.decode(role, data)
+
+    def _load(self, name: str, role: str) -> bytes | None:
+        if name in self._overlay:
+            return self._overlay[name]
+        path = self.folder / name
+        if not path.exists():
+            return None
+        return read_bounded(path, limits.METADATA_SIZE_BYTES_MAX[role], f"{role} metadata")
+
+    def _load_chain(self) -> Chain | None:
+        roots: list[bytes] = []
+        while (data := self._load(f"metadata/{len(roots) + 1}.root.json", "root")) is not None:
+            roots.append(data)
+        if not roots:
+            return None
+        timestamp = self._load("metadata/timestamp.json", "timestamp")
+        if timestamp is None:
+            chain = Chain(tuple(roots))
+        else:
+            snapshot = self._need(
+                signing.decode("timestamp", timestamp).signed.snapshot_meta.version, "snapshot"
+            )
+            listed = signing.decode("snapshot", snapshot).signed.meta["targets.json"]
+            chain = Chain(tuple(roots), timestamp, snapshot, self._need(listed.version, "targets"))
+        chain.verify(EPOCH)
+        return chain
+
+    def _need(self, version: int, role: str) -> bytes:
+        name = f"metadata/{version}.{role}.json"
+        data = self._load(name, role)
+        if data is None:
+            raise error("metadata-missing", f"{self.folder / name} is missing")
+        return data
+
+    @property
+    def root(self) -> Metadata[Root] | None:
+        """The newest published root."""
+        return None if self.chain is None else signing.decode("root", self.chain.roots[-1])
+
+    def published(self, role: str) -> Metadata[Any] | None:
+        """What is published of `role`."""
+        if self.chain is None:
+            return None
+        data = self.chain.roots[-1] if role == "root" else getattr(self.chain, role)
+        return None if data is None else signing.decode(role, data)
+
+    def newest(self, role: str) -> Metadata[Any] | None:
+        """What waits for signatures, or else what is published, of `role`."""
+        return self.pending.get(role) or self.published(role)
+
+    def need_root(self) -> Metadata[Root]:
+        """The root in force next. Raises InputError `input-missing` when the repository was never set up."""
+        root = self.newest("root")
+        if root is None:
+            raise error("input-missing", f"{self.folder} has no root yet", hint="run `twinlock keys init`")
+        return root
+
+    def signed_files(self, *, pending: bool) -> Targets | None:
+        """The list of releases that is published, or with `pending` the one that comes next."""
+        metadata = self.newest("targets") if pending else self.published("targets")
+        return None if metadata is None else metadata.signed
+
+    def save_pending(self) -> None:
+        """Makes `pending` durable; a role that is no longer in it has its file removed."""
+        with os_errors(f"repository {self.folder}"):
+            for role in signing.KINDS:
+                path = self.folder / "pending" / f"{role}.json"
+                if role in self.pending:
+                    write_atomic(path, signing.encode(self.pending[role]))
+                elif path.exists():
+                    remove_durably(path)
+
+    def commit(self, chain: Chain, now: datetime) -> None:
+        """Puts a whole new state in force; see the module docstring. Raises TrustError if it is not sound."""
+        trusted = chain.verify(now)
+        files = {f"metadata/{number}.root.json": data for number, data in enumerate(chain.roots, 1)}
+        if chain.timestamp and chain.snapshot and chain.targets and trusted.snapshot and trusted.targets:
+            files[f"metadata/{trusted.targets.version}.targets.json"] = chain.targets
+            files[f"metadata/{trusted.snapshot.version}.snapshot.json"] = chain.snapshot
+            files["metadata/timestamp.json"] = chain.timestamp
+        known = self._known_files()
+        changed = {name: data for name, data in files.items() if known.get(name) != data}
+        step = Commit(changed, tuple(f"pending/{role}.json" for role in signing.KINDS))
+        with os_errors(f"repository {self.folder}"):
+            write_atomic(self.folder / COMMIT, msgspec.json.encode(step))
+        _finish_commit(self.folder)
+        self.chain = chain
+        self.pending.clear()
+
+    def _known_files(self) -> dict[str, bytes]:
+        if self.chain is None:
+            return {}
+        return {f"metadata/{number}.root.json": data for number, data in enumerate(self.chain.roots, 1)}

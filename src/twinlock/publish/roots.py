@@ -1,0 +1,105 @@
+"""The root of trust: which keys sign for which role, how many of them, and how that changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from securesystemslib.signer import SSlibKey
+from tuf.api.metadata import Metadata, Root
+
+from twinlock.core.errors import error
+from twinlock.publish import signing
+from twinlock.publish.ceremony import Ceremony
+from twinlock.publish.keys import ROLES, check_role
+
+KEYID_PREFIX_LENGTH_MIN = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How a root shall differ: keys to add, key ids (or their beginnings) to remove, thresholds, by role."""
+
+    add: Sequence[tuple[str, SSlibKey]] = ()
+    remove: Sequence[tuple[str, str]] = ()
+    thresholds: Mapping[str, int] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.add or self.remove or self.thresholds)
+
+
+def start(
+    ceremony: Ceremony, keys: Iterable[tuple[str, SSlibKey]], thresholds: Mapping[str, int]
+) -> dict[str, int]:
+    """Makes and signs root version 1, or adds signatures to one that waits for them.
+
+    Raises InputError `input-exists` when the repository has a root, `key-missing` and `key-threshold` as
+    `signing.new_root` and `Ceremony.complete` do.
+    """
+    repository = ceremony.repository
+    if repository.chain is not None:
+        raise error(
+            "input-exists",
+            f"{repository.folder} has a root of trust already",
+            hint="change its keys with `twinlock keys rotate`",
+        )
+    if "root" not in repository.pending:
+        by_role: dict[str, list[SSlibKey]] = {role: [] for role in ROLES}
+        for role, key in keys:
+            by_role[check_role(role)].append(key)
+        ends = signing.expires("root", ceremony.now, ceremony.lifetimes)
+        repository.pending["root"] = signing.new_root(by_role, thresholds, ends, 1)
+    return ceremony.complete()
+
+
+def rotate(ceremony: Ceremony, change: Change) -> dict[str, int]:
+    """Makes the next root with `change`, or signs the one that waits when nothing is to change.
+
+    A change while a root waits replaces it, and its signatures with it. What the new root no longer vouches
+    for is signed again. Raises InputError `input-invalid` for a key that is not there, `key-threshold`.
+    """
+    repository = ceremony.repository
+    published = repository.root
+    if published is None:
+        raise error("input-missing", f"{repository.folder} has no root yet", hint="run `twinlock keys init`")
+    waiting = repository.pending.get("root")
+    if waiting is None or not change.is_empty:
+        following = ceremony.following(waiting or published)
+        following.signed.version = published.signed.version + 1
+        repository.pending["root"] = changed(following, change)
+    return ceremony.complete()
+
+
+def changed(metadata: Metadata[Root], change: Change) -> Metadata[Root]:
+    """`metadata` with the change done. Raises InputError."""
+    root = metadata.signed
+    for role, start_of_id in change.remove:
+        root.revoke_key(find_key(root, role, start_of_id), check_role(role))
+    for role, key in change.add:
+        if key.keyid in root.roles[check_role(role)].keyids:
+            raise error("input-exists", f"key {key.keyid} signs for {role} already")
+        root.add_key(key, role)
+    for role, threshold in (change.thresholds or {}).items():
+        root.roles[check_role(role)].threshold = threshold
+    for role in ROLES:
+        have, need = len(root.roles[role].keyids), root.roles[role].threshold
+        if not 1 <= need <= have:
+            raise error(
+                "key-threshold",
+                f"{role} would need {need} signatures and have {have} keys",
+                hint="add keys with --add, or set --threshold between 1 and their number",
+            )
+    return metadata
+
+
+def find_key(root: Root, role: str, start_of_id: str) -> str:
+    """The id of the role's key that begins so. Raises InputError `input-invalid` unless exactly one does."""
+    found = [keyid for keyid in root.roles[check_role(role)].keyids if keyid.startswith(start_of_id)]
+    if len(start_of_id) < KEYID_PREFIX_LENGTH_MIN or len(found) != 1:
+        raise error(
+            "input-invalid",
+            f"{len(found)} keys of {role} have an id that begins with {start_of_id!r}",
+            hint=f"`twinlock keys list --repo` shows the ids; give {KEYID_PREFIX_LENGTH_MIN} digits or more",
+        )
+    return found[0]

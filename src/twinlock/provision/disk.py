@@ -17,7 +17,7 @@ from twinlock.core import bootenv_grub, bootenv_uboot, bootrecord
 from twinlock.core.durable import fsync_dir, os_errors
 from twinlock.core.errors import error
 from twinlock.core.limits import MIB
-from twinlock.provision import filesystems, gpt, layout, loader_grub, loader_uboot, mbr
+from twinlock.provision import filesystems, gpt, layout, loader_grub, loader_uboot, mbr, recordfat
 from twinlock.provision.sizes import show_size
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def build(spec: DiskSpec, trees: Trees, out: Path, *, architecture: str = "arm64
             _write_raw(plan, trees, disk)
             _write_all(disk, gpt.encode(gpt.of_plan(plan)) if spec.table == "gpt" else mbr.encode(plan))
             _write_boot(plan, trees, disk, parts, architecture)
+            if spec.loader.kind == "grub":
+                _write_all(disk, recordfat.metadata(plan))
             _write_all(disk, record_blocks(plan, record))
             _write_systems(plan, trees, disk, parts)
             _write_data(plan, trees, disk, parts)
@@ -87,9 +89,10 @@ def build(spec: DiskSpec, trees: Trees, out: Path, *, architecture: str = "arm64
 
 def record_blocks(plan: Plan, record: bootrecord.BootRecord) -> list[tuple[int, bytes]]:
     """Both copies of the boot record in the loader's own form, as (offset in bytes, block)."""
-    encode = {"uboot": bootenv_uboot.encode, "grub": bootenv_grub.encode}.get(plan.spec.loader.kind)
-    if encode is None:
-        return []  # systemd-boot keeps its count in the names of its entries
+    kind = plan.spec.loader.kind
+    if kind == "systemd-boot":
+        return []  # it keeps its count in the names of its entries
+    encode = bootenv_uboot.encode if kind == "uboot" else bootenv_grub.encode
     return [(offset, encode(record)) for offset in plan.record_offsets]
 
 

@@ -219,9 +219,11 @@ def _sizes(spec: DiskSpec, align: int) -> list[tuple[Role, int]]:
     """Roles with their sizes in the order of the disk, checked and rounded up to whole erase blocks."""
     slot = parse_size(spec.slot.size, "slot.size")
     recovery = parse_size(spec.recovery.size, "recovery.size")
+    # One erase block for each copy; GRUB's are files, whose tables take a block before them.
+    record = (3 if spec.loader.kind == "grub" else 2) * align
     wanted: list[tuple[Role, int, int]] = [
         ("boot", parse_size(spec.boot.size, "boot.size"), 4 * MIB),
-        ("record", 2 * align, 2 * align),
+        ("record", record, record),
         ("a", slot, 8 * MIB),
         ("b", slot, 8 * MIB),
         ("recovery", recovery, 8 * MIB),
@@ -289,7 +291,7 @@ def plan(spec: DiskSpec) -> Plan:
         gpt_entries_lba=entries_lba,
         partitions=partitions,
         extended_start_bytes=extended_start,
-        record_offsets=(record.start_bytes, record.start_bytes + align),
+        record_offsets=(record.end_bytes - 2 * align, record.end_bytes - align),
         slot_image_size_bytes_max=slot.size_bytes - SLOT_TAIL_SIZE_BYTES,
     )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from twinlock.core.durable import os_errors
 from twinlock.core.errors import error
+from twinlock.provision import recordfat
 from twinlock.provision.loader_uboot import kernel_args
 from twinlock.provision.render import render, shipped
 from twinlock.provision.tools import run
@@ -35,8 +36,8 @@ def script(plan: Plan) -> str:
             "NAME": plan.spec.name,
             "SCHEME": "gpt" if plan.spec.table == "gpt" else "msdos",
             "NUMBER_RECORD": str(plan.need("record").number),
-            # Block lists count 512-byte sectors whatever the disk has.
-            "RECORD_1": str((plan.record_offsets[1] - plan.record_offsets[0]) // 512),
+            "RECORD_0": recordfat.FILES[0],
+            "RECORD_1": recordfat.FILES[1],
             "NUMBER_A": str(slot_a.number),
             "NUMBER_B": str(slot_b.number),
             # No partition has the number 0: loading from it fails, and the script goes on.

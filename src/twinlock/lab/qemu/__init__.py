@@ -1,0 +1,1 @@
+"""Virtual devices with real firmware, loaders, kernels and root file systems, under QEMU."""

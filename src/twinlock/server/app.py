@@ -20,6 +20,8 @@ from twinlock.server.operator_api.routes import Parts, operator_app
 from twinlock.server.releases.publish import Publisher
 from twinlock.server.setup import read_root, read_secret
 from twinlock.server.store.database import SqlDatabase
+from twinlock.server.web.pages import web_routes
+from twinlock.server.web.sessions import OneTimeLogin
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,10 +29,12 @@ if TYPE_CHECKING:
     from twinlock.server.settings import Settings
 
 
-def create_app(settings: Settings, *, clock: Clock | None = None) -> Starlette:
+def create_app(settings: Settings, *, clock: Clock | None = None, login_once: str = "") -> Starlette:
     """The ASGI application of the server in `settings.folder`. Its lifespan opens and closes the database.
 
-    Raises what reading secret and root raises; the database is opened by the lifespan.
+    `login_once` is a secret that logs a browser in once, at /login/SECRET. `app.state.start()` opens the
+    database before the lifespan does, for a caller who wants its errors. Raises what reading the server's
+    secret and root raises.
     """
     clock = clock or SystemClock()
     secret = read_secret(settings)
@@ -57,6 +61,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> Starlette:
         Mount(PREFIX, routes=device_routes(database, payloads, settings, secret, clock)),
         Mount(REPOSITORY, routes=repository_routes(metadata)),
         Mount(OPERATOR_PREFIX, operator_app(operators)),
+        *web_routes(database, secret, settings.page_open, OneTimeLogin(login_once), clock),
     ]
     app = Starlette(
         routes=routes, exception_handlers=HANDLERS, lifespan=lifespan, middleware=[Middleware(FaultBoundary)]

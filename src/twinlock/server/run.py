@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import logging
 import os
 import signal
@@ -105,9 +106,16 @@ class _Server(uvicorn.Server):
 
 
 def serve(
-    settings: Settings, host: str = "127.0.0.1", port: int = 8000, ready: Callable[[str], None] | None = None
+    settings: Settings,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    ready: Callable[[str], None] | None = None,
+    *,
+    login_once: str = "",
 ) -> None:
     """Serves until SIGTERM or SIGINT. `ready` is told the address once it is served; port 0 picks a free one.
+
+    `login_once` is a secret that logs a browser in once, at ADDRESS/login/SECRET.
 
     Raises InputError for a folder or setting that is not usable, an address that cannot be listened on
     (`input-invalid`), and DeviceError for a database that cannot be opened or written.
@@ -117,7 +125,8 @@ def serve(
     listener = listen(host, port)
     try:
         address = address_of(listener)
-        app = create_app(settings)
+        check_page(settings, listener)
+        app = create_app(settings, login_once=login_once)
         app.state.start()  # what cannot be opened is told here, as an error with a code
         config = uvicorn.Config(
             app,
@@ -168,6 +177,17 @@ def _unusable(host: str, port: int, problem: Exception) -> Exception:
         return error("input-invalid", f"port {port} may not be used by this user", hint=hint)
     reason = problem.strerror if isinstance(problem, OSError) else str(problem)
     return error("input-invalid", f"{host} port {port} cannot be listened on: {reason}")
+
+
+def check_page(settings: Settings, listener: socket.socket) -> None:
+    """Raises InputError `input-invalid` when the page would be open to other machines."""
+    host = listener.getsockname()[0]
+    if settings.page_open and not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        raise error(
+            "input-invalid",
+            f"the setting page_open shows the status page to everybody who reaches {host}",
+            hint="set page_open = false in server.toml, or listen on 127.0.0.1",
+        )
 
 
 def address_of(listener: socket.socket) -> str:

@@ -1,9 +1,5 @@
 """Challenges and session tokens: texts that only this server can have made, so that it need not keep them.
 
-Both are `KIND.PAYLOAD.MAC`: payload and MAC in URL-safe base64 without padding; the MAC is HMAC-SHA256
-(RFC 2104) with the server's secret over the kind and the payload, so that one kind never passes for another.
-There is one algorithm and no field that names it.
-
 A challenge names its device and the time it was made; it is good for `CHALLENGE_S`. That it is answered only
 once is the store's part (`DeviceStore.raise_session_floor`). A token names its device and the fingerprint of
 the key that opened the session: a device that enrols anew with another key has no session any more.
@@ -11,17 +7,13 @@ the key that opened the session: a device that enrols anew with another key has 
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import hmac
 from dataclasses import dataclass
 from typing import Final
 
 from twinlock.core.errors import error
+from twinlock.server.seals import seal, unseal
 
 CHALLENGE_S: Final = 120
-TOKEN_LENGTH_MAX: Final = 512
 NONCE_SIZE_BYTES: Final = 16
 _CHALLENGE: Final = "c1"
 _TOKEN: Final = "t1"  # noqa: S105  the kind's name, not a token
@@ -44,46 +36,17 @@ class Session:
     expires_s: int
 
 
-def _b64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
-
-
-def _unb64(text: str) -> bytes:
-    data = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    if _b64(data) != text:
-        raise ValueError("not the one encoding of these bytes")
-    return data
-
-
-def _seal(secret: bytes, kind: str, payload: str) -> str:
-    body = f"{kind}.{_b64(payload.encode('utf-8'))}"
-    return f"{body}.{_b64(hmac.digest(secret, b'twinlock ' + body.encode('ascii'), hashlib.sha256))}"
-
-
-def _open(secret: bytes, kind: str, text: str) -> list[str]:
-    """The payload's fields. Raises ValueError for anything that this server did not make."""
-    if len(text) > TOKEN_LENGTH_MAX or not text.isascii():
-        raise ValueError("too long, or not ASCII")
-    body, dot, mac = text.rpartition(".")
-    if not dot or not body.startswith(kind + "."):
-        raise ValueError("of another kind")
-    expected = hmac.digest(secret, b"twinlock " + body.encode("ascii"), hashlib.sha256)
-    if not hmac.compare_digest(_b64(expected), mac):
-        raise ValueError("made by someone else")
-    return _unb64(body[len(kind) + 1 :]).decode("utf-8").split("\n")
-
-
 def make_challenge(secret: bytes, device_id: str, now_us: int, nonce: bytes) -> str:
     """A challenge for this device. `nonce` is random and `NONCE_SIZE_BYTES` long."""
-    return _seal(secret, _CHALLENGE, f"{device_id}\n{now_us}\n{nonce.hex()}")
+    return seal(secret, _CHALLENGE, f"{device_id}\n{now_us}\n{nonce.hex()}")
 
 
 def read_challenge(secret: bytes, text: str, device_id: str, now_us: int) -> Challenge:
     """The challenge in `text`. Raises PolicyError `unauthorised` or `session-expired`."""
     try:
-        named, issued, _ = _open(secret, _CHALLENGE, text)
+        named, issued, _ = unseal(secret, _CHALLENGE, text)
         challenge = Challenge(named, int(issued))
-    except (ValueError, binascii.Error) as problem:
+    except ValueError as problem:
         raise error("unauthorised", "the challenge was not made by this server") from problem
     if challenge.device_id != device_id:
         raise error("unauthorised", "the challenge was made for another device")
@@ -94,15 +57,15 @@ def read_challenge(secret: bytes, text: str, device_id: str, now_us: int) -> Cha
 
 def make_token(secret: bytes, device_id: str, fingerprint: str, expires_s: int) -> str:
     """A session token; see the module docstring for what it binds."""
-    return _seal(secret, _TOKEN, f"{device_id}\n{fingerprint}\n{expires_s}")
+    return seal(secret, _TOKEN, f"{device_id}\n{fingerprint}\n{expires_s}")
 
 
 def read_token(secret: bytes, text: str, now_s: float) -> Session:
     """The session in `text`. Raises PolicyError `unauthorised` or `session-expired`."""
     try:
-        device_id, fingerprint, expires = _open(secret, _TOKEN, text)
+        device_id, fingerprint, expires = unseal(secret, _TOKEN, text)
         session = Session(device_id, fingerprint, int(expires))
-    except (ValueError, binascii.Error) as problem:
+    except ValueError as problem:
         raise error("unauthorised", "the session token was not made by this server") from problem
     if now_s >= session.expires_s:
         raise error("session-expired", "the session has ended")

@@ -21,7 +21,7 @@ _BEARER: Final = "Bearer "
 
 
 class Guard:
-    """ASGI middleware: lets a request with an operator's token through, its name in `request.state.operator`."""
+    """ASGI middleware: lets operators through, their name in `request.state.operator`."""
 
     def __init__(self, app: ASGIApp, database: Database) -> None:
         self._app: Final = app

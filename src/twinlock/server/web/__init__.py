@@ -1,0 +1,1 @@
+"""The edge that operators look at: a status page, with everything it needs in the package."""

@@ -68,4 +68,5 @@ def create_app(settings: Settings, *, clock: Clock | None = None, login_once: st
     )
     app.router.redirect_slashes = False
     app.state.start = start
+    app.state.database = database
     return app

@@ -23,6 +23,7 @@ from twinlock.cli.publishing import (
     pairs,
     signed_data,
     thresholds,
+    warn_of_dropped,
     warn_of_expiry,
 )
 from twinlock.publish import expiry, keys, roots
@@ -177,7 +178,10 @@ def rotate(
     output = Output(as_json)
     with open_repository(repo, write=True) as repository:
         run = ceremony(repository, folder, passphrase_file, lifetimes)
-        in_force = roots.rotate(run, change)
+        try:
+            in_force = roots.rotate(run, change)
+        finally:
+            warn_of_dropped(run, output)
         output.show(
             signed_data(run, in_force),
             done_text(in_force),

@@ -103,6 +103,14 @@ def warn_of_expiry(repository: Repository, output: Output) -> None:
         output.warn(text)
 
 
+def warn_of_dropped(run: Ceremony, output: Output) -> None:
+    """Says that signatures are void because what they were on was changed."""
+    if run.dropped:
+        output.warn(
+            f"{run.dropped} signatures on what waited before are void: it changed, and is signed anew"
+        )
+
+
 def pairs(texts: Iterable[str], option: str, example: str) -> list[tuple[str, str]]:
     """`ROLE=VALUE` options taken apart. Raises InputError `input-invalid`."""
     found = []

@@ -31,6 +31,7 @@ from twinlock.cli.publishing import (
     ceremony,
     done_text,
     signed_data,
+    warn_of_dropped,
     warn_of_expiry,
 )
 from twinlock.cli.release_text import found_data, found_parts, packed_data, packed_text
@@ -155,8 +156,7 @@ def sign(
                 "proving what waits", sum(one.claims.image_size_bytes for one in waiting)
             ) as advance:
                 releases.check_waiting(repository, advance)
-        if run.dropped:
-            output.warn(f"{run.dropped} signatures on what waited before are void: it changed; sign it again")
+        warn_of_dropped(run, output)
         for one in waiting:
             output.note(f"Signing {_name(one)} for {', '.join(one.claims.hardware)}.")
         in_force = run.complete()

@@ -38,10 +38,12 @@ class Ceremony:
 
         With `renew` the snapshot and timestamp are made anew though nothing else changed. Gives the versions
         that came into force, by role; none when there was nothing to do. Raises InputError `key-threshold`
-        when signatures are missing; those that were added are kept.
+        when signatures are missing; those that were added are kept. TrustError `metadata-expired` when the
+        root has to be renewed first.
         """
         repository = self.repository
         before = repository.chain
+        self._check_root_fresh()
         self._prepare_resign()
         missing = self._sign_root() + self._sign("targets")
         repository.save_pending()
@@ -61,6 +63,16 @@ class Ceremony:
 
     def _next_root(self) -> Root:
         return self.repository.need_root().signed
+
+    def _check_root_fresh(self) -> None:
+        root = self._next_root()
+        if root.is_expired(self.now):
+            raise error(
+                "metadata-expired",
+                f"root version {root.version} expired at {root.expires.isoformat()}: "
+                "devices would refuse whatever is signed now",
+                hint=f"first renew it with `twinlock keys rotate --repo {self.repository.folder}`",
+            )
 
     def _roots(self) -> tuple[bytes, ...]:
         published = () if self.repository.chain is None else self.repository.chain.roots

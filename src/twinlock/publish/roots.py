@@ -54,10 +54,12 @@ def start(
 
 
 def rotate(ceremony: Ceremony, change: Change) -> dict[str, int]:
-    """Makes the next root with `change`, or signs the one that waits when nothing is to change.
+    """Makes the next root with `change`, and signs it; without a change it signs the one that waits.
 
-    A change while a root waits replaces it, and its signatures with it. What the new root no longer vouches
-    for is signed again. Raises InputError `input-invalid` for a key that is not there, `key-threshold`.
+    The change is one of the published root. The same change again adds signatures to the root that waits,
+    another one replaces it, and its signatures with it. Without a change and with nothing waiting the root is
+    renewed. What the new root no longer vouches for is signed again. Raises InputError `input-invalid` for a
+    key that is not there, `key-threshold`.
     """
     repository = ceremony.repository
     published = repository.root
@@ -65,10 +67,17 @@ def rotate(ceremony: Ceremony, change: Change) -> dict[str, int]:
         raise error("input-missing", f"{repository.folder} has no root yet", hint="run `twinlock keys init`")
     waiting = repository.pending.get("root")
     if waiting is None or not change.is_empty:
-        following = ceremony.following(waiting or published)
-        following.signed.version = published.signed.version + 1
-        repository.pending["root"] = changed(following, change)
+        wanted = changed(ceremony.following(published), change)
+        if waiting is None or _trusts(waiting) != _trusts(wanted):
+            ceremony.dropped += len(waiting.signatures) if waiting is not None else 0
+            repository.pending["root"] = wanted
     return ceremony.complete()
+
+
+def _trusts(metadata: Metadata[Root]) -> dict[str, tuple[int, frozenset[str]]]:
+    """Whom a root trusts with what."""
+    roles = metadata.signed.roles.items()
+    return {name: (role.threshold, frozenset(role.keyids)) for name, role in roles}
 
 
 def changed(metadata: Metadata[Root], change: Change) -> Metadata[Root]:

@@ -16,6 +16,10 @@ from pathlib import Path
 
 from tests.conformance.repository import NOW, Repository
 from twinlock.agent import tuf_client
+from twinlock.agent.clock import SystemClock
+from twinlock.agent.config import NetworkConfig
+from twinlock.agent.http import HttpNetwork
+from twinlock.agent.repository import Repository as Fetcher
 from twinlock.agent.repository import RoleFiles
 from twinlock.agent.store import FolderStore
 from twinlock.core.trust.verifier import Floors
@@ -74,6 +78,7 @@ class Driver:
         self.now = now
         self.real = False
         self.stderr = ""
+        folder.mkdir(parents=True, exist_ok=True)
         self.root.write_bytes(repository.files["metadata/1.root.json"])
 
     def init(self) -> int:
@@ -123,8 +128,16 @@ class Driver:
         """All that the client keeps, by name."""
         return {path.name: path.read_bytes() for path in sorted(self.metadata.iterdir())}
 
+    def store(self) -> RoleFiles:
+        """The client's own store, for tests that drive its parts."""
+        return RoleFiles(FolderStore(self.metadata))
+
+    def fetch(self) -> Fetcher:
+        """The client's own way to the repository."""
+        return Fetcher(HttpNetwork(SystemClock(), NetworkConfig()), f"{self.address}/metadata")
+
     def floors(self) -> Floors:
-        return RoleFiles(FolderStore(self.metadata)).load_floors()
+        return self.store().load_floors()
 
     def downloaded(self) -> list[bytes]:
         """The files downloaded, oldest first."""

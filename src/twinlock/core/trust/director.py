@@ -164,12 +164,22 @@ def verify_answer(
 
 def _check_device(block: object, device_id: str) -> None:
     named = block.get(DEVICE_FIELD) if isinstance(block, dict) else None
-    if named is None:
-        raise error("metadata-device", "the director's targets name no device")
     if named != device_id:
-        raise error(
-            "metadata-device", f"the director's targets are for device {str(named)[:64]!r}, not {device_id!r}"
-        )
+        whose = "name no device" if named is None else f"are for device {str(named)[:64]!r}"
+        raise error("metadata-device", f"the director's targets {whose}, not {device_id!r}")
+
+
+def agreed_release(directed: Directed, find: Callable[[str], TargetFile]) -> TargetFile | None:
+    """The release that the director wants, when the image repository says the same of it.
+
+    `find` searches the image repository. None when the director wants none. Raises TrustError
+    `metadata-mismatch` when the two disagree, and what `find` raises: `release-unknown`.
+    """
+    if directed.release is None:
+        return None
+    image = find(directed.release.path)
+    check_agreement(image, directed.release)
+    return image
 
 
 def check_agreement(image: TargetFile, directed: TargetFile) -> None:

@@ -1,0 +1,250 @@
+"""For each test of an attack, the one check that stands in the attacker's way; and what happens without it.
+
+`GUARDS` maps a test to the source text of its guard and to what is put in its place: the check taken out, the
+rest of the program as it is. `python -m tests.attacks.guards [TEST...]` runs each test so, in a process of its
+own, and prints one JSON object: test -> "noticed" when the test failed by its own assertions, as it must, else
+what happened instead.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+NOTICED: Final = "noticed"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One place in one module: `old`, which must be there exactly once, becomes `new`."""
+
+    module: str
+    old: str
+    new: str
+
+
+def _edit(module: str, old: str, new: str) -> tuple[Edit, ...]:
+    return (Edit(f"twinlock.core.{module}", old, new),)
+
+
+_REFUSE_ROLE_ZERO = Edit("tuf.api._payload", "if threshold < 1:", "if threshold < 0:")
+
+# The check in its layers where a library would catch what ours lets through.
+GUARDS: Final[dict[str, tuple[Edit, ...]]] = {
+    "test_metadata.test_case_14_one_key_under_two_ids": _edit(
+        "trust.signatures", "signers.add(known.identity)", "signers.add(keyid.encode())"
+    ),
+    "test_metadata.test_case_14_one_signature_twice": _edit(
+        "trust.metadata", "if len(signatures) != len(envelope.signatures):", "if False:"
+    ),
+    "test_metadata.test_case_15_threshold_zero": (
+        *_edit(
+            "trust.shapes",
+            "Threshold = Annotated[int, msgspec.Meta(ge=1,",
+            "Threshold = Annotated[int, msgspec.Meta(ge=0,",
+        ),
+        _REFUSE_ROLE_ZERO,
+    ),
+    "test_metadata.test_case_16_a_rejected_root_is_not_trusted_later": _edit(
+        "trust.client",
+        "            trusted.update_root(data)\n",
+        "            self._store.save(Root.type, data)\n            trusted.update_root(data)\n",
+    ),
+    "test_metadata.test_case_17_a_role_for_one_delegator_does_not_speak_for_another": _edit(
+        "trust.verifier", "if (role, delegator) not in self._vouched:", "if False:"
+    ),
+    "test_metadata.test_case_18_replay_after_the_files_are_emptied": _edit(
+        "trust.floors",
+        "if new.version < floors.timestamp or new.snapshot_meta.version < floors.snapshot:",
+        "if False:",
+    ),
+    "test_metadata.test_case_18_replay_of_a_snapshot_with_a_new_timestamp": _edit(
+        "trust.floors", " or new.snapshot_meta.version < floors.snapshot:", ":"
+    ),
+    "test_metadata.test_case_19_power_cut_at_every_write": _edit(
+        "durable",
+        "        write_all(fd, data)\n        os.fsync(fd)\n    except BaseException:",
+        "        write_all(fd, data)\n    except BaseException:",
+    ),
+    "test_metadata.test_case_19_power_cut_during_the_recovery_from_a_fast_forward": _edit(
+        "trust.verifier",
+        "        if floors.lost_keys(self.floors, self.root):\n            self._rotate()\n",
+        "",
+    ),
+    "test_director.test_case_20_the_repositories_disagree_on_the_hash": _edit(
+        "trust.director", "image.hashes[kind] == directed.hashes[kind]", "True"
+    ),
+    "test_director.test_case_20_the_repositories_share_no_strong_hash": _edit(
+        "trust.director", "(bool(shared), ", "(True, "
+    ),
+    "test_director.test_case_20_the_repositories_disagree_on_the_length": _edit(
+        "trust.director", "(image.length == directed.length, ", "(True, "
+    ),
+    "test_director.test_case_20_the_repositories_disagree_on_the_claims": _edit(
+        "trust.director", "image.unrecognized_fields == directed.unrecognized_fields,", "True,"
+    ),
+    "test_director.test_case_21_a_director_that_delegates": _edit(
+        "trust.director", "if targets.delegations is not None:", "if False:"
+    ),
+    "test_director.test_case_21_a_director_that_names_two_releases": _edit(
+        "trust.director", "if len(targets.targets) > RELEASES_MAX:", "if False:"
+    ),
+    "test_director.test_case_22_the_answer_for_another_device": _edit(
+        "trust.director", "if named != device_id:", "if False:"
+    ),
+    "test_director.test_case_22_an_older_answer_for_this_device": _edit(
+        "trust.director",
+        "trusted = TrustedSet(root, now, floors)",
+        "trusted = TrustedSet(root, now)",
+    ),
+    "test_director.test_case_23_an_empty_answer_without_a_device": _edit(
+        "trust.director", "if named != device_id:", "if named is not None and named != device_id:"
+    ),
+    "test_director.test_case_24_the_image_keys_alone_are_stolen": _edit(
+        "trust.director", "    check_agreement(image, directed.release)\n", ""
+    ),
+    "test_director.test_case_24_the_director_key_alone_is_stolen": _edit(
+        "trust.director", "image = find(directed.release.path)", "image = directed.release"
+    ),
+    "test_director.test_case_24_a_stranger_is_no_director": _edit(
+        "trust.signatures",
+        "not known.verifies(signature, document.payload)",
+        "False",
+    ),
+    "test_metadata.test_case_26_a_root_is_withheld": _edit(
+        "trust.verifier", "if self.root.version < self.floors.root:", "if False:"
+    ),
+    "test_metadata.test_case_26_everything_is_withheld_until_it_expires": _edit(
+        "trust.verifier", '            self._check_fresh(self._kept, "timestamp")\n', ""
+    ),
+    "test_metadata.test_case_26_a_root_past_its_time": _edit(
+        "trust.verifier", '        self._check_fresh(self.root, "root")\n', "        return\n"
+    ),
+    "test_metadata.test_case_27_a_clock_of_1970_does_not_stop_expiry": _edit(
+        "trust.trusted_time", "max(clock_s, built_s, kept_s, 0.0)", "clock_s"
+    ),
+    "test_metadata.test_case_27_a_clock_of_2038_locks_nobody_out": _edit(
+        "trust.verifier", "if signed.is_expired(self.now):", "if False:"
+    ),
+    "test_metadata.test_case_27_a_clock_that_runs_backwards": _edit(
+        "trust.trusted_time", "max(clock_s, built_s, kept_s, 0.0)", "max(clock_s, built_s)"
+    ),
+    "test_metadata.test_case_28_duplicate_keys": _edit(
+        "trust.strict", "if len(result) != len(pairs):", "if False:"
+    ),
+    "test_metadata.test_case_28_deep_nesting": _edit("trust.strict", "if _too_deep(value):", "if False:"),
+    "test_metadata.test_case_28_numbers_that_are_none": _edit(
+        "trust.strict", "            parse_constant=_refuse,\n", ""
+    ),
+    "test_metadata.test_case_28_names_composed_in_two_ways": _edit(
+        "trust.strict", 'if not unicodedata.is_normalized("NFC", value):', "if False:"
+    ),
+    "test_metadata.test_case_29_a_version_past_all_bounds": _edit(
+        "trust.shapes", "msgspec.Meta(ge=1, le=limits.METADATA_VERSION_MAX)", "msgspec.Meta(ge=1)"
+    ),
+    "test_metadata.test_case_29_recovery_from_the_highest_version": _edit(
+        "trust.verifier", "self.floors = floors.forget(self.floors)", "return"
+    ),
+}
+
+
+class _Edited(SourceFileLoader):
+    def __init__(self, name: str, path: str, edits: Sequence[Edit]) -> None:
+        super().__init__(name, path)
+        self._edits = edits
+
+    def get_code(self, fullname: str) -> object:  # type: ignore[override]
+        source = Path(self.path).read_text(encoding="utf-8")
+        for edit in self._edits:
+            if source.count(edit.old) != 1:
+                raise LookupError(
+                    f"{edit.module} holds the guard {source.count(edit.old)} times: {edit.old!r}"
+                )
+            source = source.replace(edit.old, edit.new)
+        return compile(source, self.path, "exec", dont_inherit=True)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds the edited modules before anybody else does."""
+
+    def __init__(self, edits: Sequence[Edit]) -> None:
+        self._edits = edits
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        mine = [edit for edit in self._edits if edit.module == fullname]
+        if not mine:
+            return None
+        sys.meta_path.remove(self)
+        found = importlib.util.find_spec(fullname)
+        sys.meta_path.insert(0, self)
+        assert found is not None
+        assert found.origin is not None
+        return importlib.util.spec_from_file_location(
+            fullname, found.origin, loader=_Edited(fullname, found.origin, mine)
+        )
+
+
+def run_without(test: str) -> str:
+    """Runs one test with its guard taken out, in a process that is forked for it."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(read)
+        outcome = _outcome(test)
+        os.write(write, outcome.encode("utf-8")[-4000:])
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        outcome = pipe.read().decode("utf-8", "replace")
+    os.waitpid(child, 0)
+    return outcome or "the process ended without a word"
+
+
+def _outcome(test: str) -> str:
+    import pytest
+
+    module, _, name = test.partition(".")
+    edits = GUARDS[test]
+    for edit in edits:
+        sys.modules.pop(edit.module, None)
+    sys.meta_path.insert(0, _Finder(edits))
+    try:
+        function = getattr(importlib.import_module(f"tests.attacks.{module}"), name)
+        with tempfile.TemporaryDirectory() as folder:
+            function(Path(folder))
+    except (AssertionError, pytest.fail.Exception):
+        return NOTICED
+    except BaseException:  # noqa: BLE001  the outcome is told, whatever it is
+        return traceback.format_exc()
+    return "passed: the test does not depend on its guard"
+
+
+def _preload() -> None:
+    """What every test needs and no guard is in, so that each fork starts with it."""
+    for name in (
+        "pytest",
+        "msgspec",
+        "cryptography.hazmat.primitives.serialization",
+        "http.server",
+        "unittest.mock",
+    ):
+        importlib.import_module(name)
+
+
+if __name__ == "__main__":
+    _preload()
+    print(json.dumps({test: run_without(test) for test in sys.argv[1:] or GUARDS}, indent=1))

@@ -1,9 +1,9 @@
 """For each test of an attack, the one check that stands in the attacker's way; and what happens without it.
 
 `GUARDS` maps a test to the source text of its guard and to what is put in its place: the check taken out, the
-rest of the program as it is. `python -m tests.attacks.guards [TEST...]` runs each test so, in a process of its
-own, and prints one JSON object: test -> "noticed" when the test failed by its own assertions, as it must, else
-what happened instead.
+rest of the program as it is. `python -m tests.attacks.guards [TEST...]` runs each test so, in a process of
+its own, and prints one JSON object: test -> "noticed" when the test failed by its own assertions, as it must,
+else what happened instead.
 """
 
 from __future__ import annotations
@@ -168,10 +168,9 @@ class _Edited(SourceFileLoader):
     def get_code(self, fullname: str) -> object:  # type: ignore[override]
         source = Path(self.path).read_text(encoding="utf-8")
         for edit in self._edits:
-            if source.count(edit.old) != 1:
-                raise LookupError(
-                    f"{edit.module} holds the guard {source.count(edit.old)} times: {edit.old!r}"
-                )
+            found = source.count(edit.old)
+            if found != 1:
+                raise LookupError(f"{edit.module} holds the guard {found} times: {edit.old!r}")
             source = source.replace(edit.old, edit.new)
         return compile(source, self.path, "exec", dont_inherit=True)
 
@@ -235,13 +234,7 @@ def _outcome(test: str) -> str:
 
 def _preload() -> None:
     """What every test needs and no guard is in, so that each fork starts with it."""
-    for name in (
-        "pytest",
-        "msgspec",
-        "cryptography.hazmat.primitives.serialization",
-        "http.server",
-        "unittest.mock",
-    ):
+    for name in ("pytest", "msgspec", "cryptography.hazmat.primitives.serialization", "http.server"):
         importlib.import_module(name)
 
 

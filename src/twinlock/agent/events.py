@@ -22,9 +22,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """The check verified an assignment; plan.json is written."""
+    """The check verified an assignment; plan.json is written. `time_s` is the wall clock."""
 
     job: Job
+    time_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,11 @@ class CheckFailed:
 
 @dataclass(frozen=True, slots=True)
 class HooksAnswered:
-    """The device's own programs were asked. `code` is empty when they agree."""
+    """The device's own programs were asked. One that failed postpones, and is worth a report."""
 
     postponed: bool
     what: str = ""
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class Judged:
     """The health gate of the running trial came to an end. No verdict means passed."""
 
     verdict: Verdict | None
+    remarks: str = ""
 
 
 @dataclass(frozen=True, slots=True)

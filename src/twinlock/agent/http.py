@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from twinlock.agent.config import NetworkConfig
-    from twinlock.agent.ports import Clock, Request
+    from twinlock.agent.ports import Clock, Request, Response
 
 READ_SIZE_BYTES_MAX: Final = 128 * limits.KIB
 URL_LENGTH_MAX: Final = 4096
@@ -312,7 +312,7 @@ def _lost(problem: BaseException) -> TwinlockError:
     return error("connection-lost", f"the connection ended: {problem}")
 
 
-def read_all(response: HttpResponse, size_bytes_max: int, what: str) -> bytes:
+def read_all(response: Response, size_bytes_max: int, what: str) -> bytes:
     """The whole body. Raises TrustError `transfer-oversized` past `size_bytes_max`, and what reads raise."""
     data = bytearray()
     buffer = memoryview(bytearray(min(size_bytes_max + 1, READ_SIZE_BYTES_MAX)))

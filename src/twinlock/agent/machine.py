@@ -25,13 +25,16 @@ from twinlock.agent.states import Phase, State, Verdict
 from twinlock.core.bootrecord import BootRecord, other
 from twinlock.core.errors import CATALOGUE, EXIT_CODES, Kind
 from twinlock.core.names import SLOTS
+from twinlock.core.protocol import ReportState
 
 REBOOT_WANTED: Final = 10  # exit code
 BEFORE_INSTALL: Final = ("pre-download", "pre-install")
 BEFORE_REBOOT: Final = ("pre-reboot",)
 LEAVE_REBOOTS_MAX: Final = 3
 # Failures of the device itself that another run may not meet again.
-PASSING: Final = frozenset({"slot-busy", "disk-full", "agent-busy", "permission-denied", "boot-control"})
+PASSING: Final = frozenset(
+    {"slot-busy", "disk-full", "agent-busy", "permission-denied", "boot-control", "journal-corrupt"}
+)
 _STARTED_OVER: Final = "the journal was damaged; went on from the boot record"
 
 Step = tuple[State, tuple[do.Effect, ...]]
@@ -47,7 +50,7 @@ def step(state: State, event: on.Event) -> Step:
         case on.RecordWritten():
             return _record_written(state, event.record)
         case on.Judged():
-            return _judged(state, event.verdict)
+            return _judged(state, event)
         case on.HooksAnswered():
             return _hooks_answered(state, event)
         case on.Installed():
@@ -217,10 +220,12 @@ def _checked(state: State, event: _Answer) -> Step:
 def _answered(state: State, event: _Answer) -> Step:
     idle = replace(state, phase=Phase.IDLE, job=None, verdict=None)
     match event:
-        case on.Planned(job):
+        case on.Planned(job, time_s):
             if job.slot != inactive_slot(state) or job.slot not in SLOTS:
                 return _unexpected(idle, f"a plan for slot {job.slot} was made")
-            return replace(idle, phase=Phase.INSTALLING, job=job), (do.AskHooks(BEFORE_INSTALL),)
+            started_s = state.started_s if state.job == job else time_s
+            planned = replace(idle, phase=Phase.INSTALLING, job=job, started_s=started_s)
+            return planned, (do.AskHooks(BEFORE_INSTALL),)
         case on.NothingToDo():
             return replace(idle, last_told=""), (do.DropPlan(), do.Finish())
         case on.RunsAlready(assignment_id, product, version):
@@ -231,21 +236,20 @@ def _answered(state: State, event: _Answer) -> Step:
 
 
 def _refused(idle: State, event: on.Refused) -> Step:
-    """Expired metadata is the repository's state, not the assignment's end; anything else ends it."""
+    """What may pass (expired metadata, a full disk) does not end the assignment; anything else does."""
+    passes = event.code == "metadata-expired" or event.code in PASSING
     told = do.Tell(
-        "idle" if event.code == "metadata-expired" else "failed",
+        "idle" if passes else "failed",
         event.assignment_id,
         event.product,
         event.version,
         code=event.code,
         detail=event.what,
     )
-    ends = told.state == "failed"
-    condemn = (do.Condemn(event.assignment_id, None, event.code),) if ends else ()
-    finish = _finish(event.code, event.what)
-    if told.state == "idle":
-        return _told_once(idle, told, (do.DropPlan(), do.Flush(), finish))
-    return idle, (told, *condemn, do.DropPlan(), do.Flush(), finish)
+    rest = (do.DropPlan(), do.Flush(), _finish(event.code, event.what))
+    if passes:
+        return _told_once(idle, told, rest)
+    return idle, (told, do.Condemn(event.assignment_id, None, event.code), *rest)
 
 
 def _check_failed(state: State, event: on.CheckFailed) -> Step:
@@ -257,7 +261,7 @@ def _check_failed(state: State, event: on.CheckFailed) -> Step:
     if kind_of(event.code) is Kind.POLICY:
         return state, (finish,)
     told = _tell(state.job, do.Tell("idle", code=event.code, detail=event.what))
-    return _told_once(state, told, (finish,))
+    return _told_once(state, told, (do.Flush(), finish))
 
 
 def _told_once(state: State, told: do.Tell, rest: tuple[do.Effect, ...]) -> Step:
@@ -273,7 +277,11 @@ def _told_once(state: State, told: do.Tell, rest: tuple[do.Effect, ...]) -> Step
 
 def _hooks_answered(state: State, event: on.HooksAnswered) -> Step:
     if event.postponed:
-        return state, (do.Flush(), do.Finish(what=event.what))
+        rest = (do.Flush(), do.Finish(what=event.what))
+        if not event.failed:
+            return state, rest
+        phase: ReportState = "armed" if state.phase is Phase.ARMED else "downloading"
+        return _told_once(state, _tell(state.job, do.Tell(phase, detail=event.what)), rest)
     if state.phase is Phase.INSTALLING and state.job is not None and state.job.slot == inactive_slot(state):
         return state, (do.Install(state.job),)
     if state.phase is Phase.ARMED:
@@ -332,13 +340,13 @@ def _record_written(state: State, record: BootRecord) -> Step:
 # --- the trial --------------------------------------------------------------------------------------------
 
 
-def _judged(state: State, verdict: Verdict | None) -> Step:
+def _judged(state: State, event: on.Judged) -> Step:
     record = state.record
     if state.phase is not Phase.TRIAL or record is None or record.trying != state.booted:
         return _unexpected(state, "a trial was judged")
-    if verdict is not None:
-        return _roll_back(state, verdict)
-    return state, (do.Commit(record.trial_id),)
+    if event.verdict is not None:
+        return _roll_back(state, event.verdict)
+    return replace(state, remarks=event.remarks), (do.Commit(record.trial_id),)
 
 
 def _roll_back(state: State, verdict: Verdict | None) -> Step:
@@ -353,7 +361,7 @@ def _committed(state: State) -> Step:
     """The boot record is the commit; the rest follows from it and can be done again."""
     job = state.job
     assert job is not None
-    told = do.Tell("succeeded")
+    told = do.Tell("succeeded", detail=state.remarks)
     if not job.known:
         told = do.Tell("idle", code="journal-corrupt", detail="committed a release that the journal lost")
     state = replace(state, phase=Phase.COMMITTED, verdict=None)

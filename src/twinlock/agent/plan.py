@@ -74,13 +74,16 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 class CheckRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What `run` tells the metadata process on its standard input.
 
-    `slot` is what runs, `inactive` where a release would go (None when there is no such slot now),
-    `inactive_size_bytes` how large that is. The answer repeats `nonce`.
+    `slot` is what runs, `is_committed` whether that is the committed slot and no trial is pending, `inactive`
+    where a release would go (None when there is no such slot now), `inactive_size_bytes` how large that is.
+    `running` is the release to speak of: the committed one, or in a gate the one on trial. The answer repeats
+    `nonce`.
     """
 
     mode: Mode
     nonce: str = ""
     slot: str = ""
+    is_committed: bool = False
     inactive: str | None = None
     inactive_size_bytes: int = 0
     running: Running = Running()

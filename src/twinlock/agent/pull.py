@@ -7,6 +7,7 @@ twice; a part that is right but does not decode to its signed segment is the pay
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from twinlock.agent import progress as kept
@@ -105,16 +106,22 @@ class Puller:
         try:
             reader.fill(encoded[known:])
         except TwinlockError:
-            reader.close()
-            if not again:
-                kept.save_partial(self._store, self._offer.sha256, number, encoded[: known + reader.filled])
+            self._give_up(reader, number, encoded[: known + reader.filled], again=again)
             raise
-        finally:
-            if again:
-                self._progress.tally.again_bytes += reader.filled
-            self._progress.save_tally()
+        if again:
+            self._progress.tally.again_bytes += reader.filled
         self._progress.received(number)
         return reader
+
+    def _give_up(self, reader: RangeReader, number: int, came: memoryview, *, again: bool) -> None:
+        """Keeps what can be kept of a part that did not come whole; the failure itself matters more."""
+        reader.close()
+        if again:
+            self._progress.tally.again_bytes += reader.filled
+        with suppress(TwinlockError):
+            if not again:
+                kept.save_partial(self._store, self._offer.sha256, number, came)
+            self._progress.save_tally()
 
     def _decode(self, part: parts.Part, number: int) -> bytes:
         encoded = self._encoded[: part.length]
@@ -155,14 +162,12 @@ class Puller:
         try:
             reader.fill(tail[known:])
         except TwinlockError:
-            if not again:
-                kept.save_partial(self._store, self._offer.sha256, _TAIL, tail[: known + reader.filled])
+            self._give_up(reader, _TAIL, tail[: known + reader.filled], again=again)
             raise
-        finally:
-            reader.close()
-            if again:
-                self._progress.tally.again_bytes += reader.filled
-            self._progress.save_tally()
+        reader.close()
+        if again:
+            self._progress.tally.again_bytes += reader.filled
+        self._progress.save_tally()
 
 
 def _choose(plan: Plan) -> PayloadOffer:

@@ -38,8 +38,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     `record`, `booted` and `boot_id` are what the last start saw. `armed_boot_id` is the boot in which the
     trial was armed with `tries`, `fallbacks` how many boots since then ended elsewhere with tries left.
-    `acquit` holds a rolled back job that is condemned only once its old slot has reached the server.
-    `last_told` keeps the same non-final failure from being reported at every run.
+    `started_s` is when the job was first planned, on the wall clock. `remarks` is what hooks that do not
+    decide had to say of the trial. `acquit` holds a rolled back job that is condemned only once its old slot
+    has reached the server. `last_told` keeps the same non-final failure from being reported at every run.
     """
 
     version: int = VERSION
@@ -52,5 +53,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     tries: int = 0
     fallbacks: int = 0
     verdict: Verdict | None = None
+    started_s: float = 0.0
+    remarks: str = ""
     acquit: Job | None = None
     last_told: str = ""

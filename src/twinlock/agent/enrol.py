@@ -1,0 +1,70 @@
+"""`twinlock-agent enrol`: makes this device known to its server."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from twinlock.agent import config as configs
+from twinlock.agent import identity, lock
+from twinlock.agent.api import DeviceApi
+from twinlock.agent.clock import SystemClock, SystemRandom
+from twinlock.agent.http import HttpNetwork
+from twinlock.agent.store import FolderStore
+from twinlock.core import device_key, protocol
+from twinlock.core.errors import error
+
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
+
+    from twinlock.agent.config import Config
+    from twinlock.agent.identity import Identity
+    from twinlock.agent.ports import Clock, Network, Random, Store
+
+
+def enrol(
+    network: Network, store: Store, clock: Clock, random: Random, config: Config, token: str | None
+) -> tuple[Identity, protocol.EnrolAnswer]:
+    """Makes the key if there is none and asks the server; may be repeated, while pending and later.
+
+    Raises PolicyError `enrolment-conflict`, TransportError, DeviceError.
+    """
+    own = identity.load_or_make(store, config)
+    public_key = own.key.public_pem
+    proof = own.key.sign(device_key.enrolment_bytes(own.device_id, config.hardware, public_key))
+    request = protocol.EnrolRequest(
+        device_id=own.device_id,
+        hardware=config.hardware,
+        public_key=public_key,
+        proof=proof,
+        token=token,
+    )
+    api = DeviceApi(network, clock, random, config.network, config.server)
+    return own, api.call("enrol", request, protocol.EnrolAnswer)
+
+
+def command(config_path: Path, args: argparse.Namespace) -> int:
+    """Exit code 0 when accepted or waiting for the operator; `enrolment-rejected` otherwise."""
+    config = configs.load(config_path)
+    clock = SystemClock()
+    lock.take(config.state, clock)
+    own, answer = enrol(
+        HttpNetwork(clock, config.network),
+        FolderStore(config.state),
+        clock,
+        SystemRandom(),
+        config,
+        args.token,
+    )
+    if answer.status == "rejected":
+        raise error("enrolment-rejected", f"{config.server} rejected device {own.device_id}")
+    if args.json:
+        shown = {"device_id": own.device_id, "fingerprint": own.fingerprint, "status": answer.status}
+        print(json.dumps({"version": 1, **shown}))
+        return 0
+    print(f"device {own.device_id}: {answer.status}")
+    print(f"key fingerprint: {own.fingerprint}")
+    if answer.status == "pending":
+        print(f"the operator accepts it with: twinlock device accept {own.device_id}")
+    return 0

@@ -1,0 +1,149 @@
+"""One run of the agent: the machine's effects performed through the ports, until it says that it is done.
+
+The state is saved durably before the effects that follow from it. When it cannot be saved the effects are not
+performed, except those that end a trial: going back to the committed slot needs no journal.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from twinlock.agent import effects as do
+from twinlock.agent import events as on
+from twinlock.agent import journal, machine
+from twinlock.agent import plan as plans
+from twinlock.agent.perform import Performer
+from twinlock.agent.states import Phase, State
+from twinlock.core.errors import CATALOGUE, TwinlockError, error
+
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
+
+    from twinlock.agent.config import Config
+    from twinlock.agent.ports import Ports
+
+LAST: Final = "last.json"
+LAST_SIZE_BYTES_MAX: Final = 64 * 1024
+
+
+class LastRun(msgspec.Struct, frozen=True):
+    """How the last run ended, for `status`."""
+
+    time_s: float
+    exit_code: int
+    phase: str
+    code: str = ""
+    what: str = ""
+    wait_s: int = 0
+
+
+def run_once(ports: Ports, config: Config) -> int:
+    """One run to its end; its exit code. Raises TwinlockError for a failure that is to be shown."""
+    performer = Performer(ports, config)
+    state, damaged = journal.load(ports.store)
+    event: on.Event = _started(ports, performer, state, damaged=damaged)
+    while True:
+        after, effects = machine.step(state, event)
+        failed = _save(ports, state, after)
+        state = after
+        if failed is not None and not _goes_on_unsaved(state, event):
+            event = failed
+            continue
+        following = _perform(performer, effects, state)
+        if isinstance(following, do.Reboot | do.Finish):
+            return _end(ports, performer, state, following)
+        event = following
+
+
+def _started(ports: Ports, performer: Performer, state: State, *, damaged: bool) -> on.Started:
+    """What the device is. Without a boot record nothing can be decided; then the server is told so, once."""
+    try:
+        record, booted = ports.boot.read(), ports.boot.booted()
+    except TwinlockError as problem:
+        last = _last(ports)
+        if last is None or last.code != problem.code:
+            performer.perform(do.Tell("idle", code=problem.code, detail=problem.what), state)
+        performer.perform(do.Flush(), state)
+        _note_end(ports, performer, state, do.Finish(problem.exit_code, problem.code, problem.what))
+        raise
+    planned = plans.load(ports.store)
+    return on.Started(record, booted.slot, booted.boot_id, None if planned is None else planned.job, damaged)
+
+
+def _save(ports: Ports, before: State, after: State) -> on.EffectFailed | None:
+    if after == before:
+        return None
+    try:
+        journal.save(ports.store, after)
+    except TwinlockError as problem:
+        return on.EffectFailed("Save", problem.code, problem.what)
+    return None
+
+
+def _goes_on_unsaved(state: State, event: on.Event) -> bool:
+    return state.phase is Phase.ROLLING_BACK or isinstance(event, on.EffectFailed)
+
+
+def _perform(
+    performer: Performer, effects: tuple[do.Effect, ...], state: State
+) -> on.Event | do.Reboot | do.Finish:
+    """Performs the effects in order; what the last one brings, or the first failure."""
+    for effect in effects:
+        if isinstance(effect, do.Reboot | do.Finish):
+            return effect
+        try:
+            event = performer.perform(effect, state)
+        except TwinlockError as problem:
+            return on.EffectFailed(type(effect).__name__, problem.code, problem.what)
+        except Exception as problem:  # noqa: BLE001  a fault of ours must still end a trial
+            from twinlock.agent.main import internal
+
+            return on.EffectFailed(type(effect).__name__, "internal", internal(problem).what)
+        if event is not None:
+            return event
+    raise error("internal", f"a step ended without an event while {state.phase}")
+
+
+def _end(ports: Ports, performer: Performer, state: State, end: do.Reboot | do.Finish) -> int:
+    if isinstance(end, do.Reboot):
+        ports.display.note(f"rebooting {end.reason}")
+        code = machine.REBOOT_WANTED if ports.power.reboot(end.reason) else 0
+        end = do.Finish(code)
+    _note_end(ports, performer, state, end)
+    if end.code:
+        raise error(end.code if end.code in CATALOGUE else "internal", end.what)
+    if end.what:
+        ports.display.note(end.what)
+    return end.exit_code
+
+
+def _note_end(ports: Ports, performer: Performer, state: State, end: do.Finish) -> None:
+    last = LastRun(
+        ports.clock.now_s(), end.exit_code, state.phase.value, end.code, end.what, performer.wait_s
+    )
+    with suppress(TwinlockError):  # only a convenience for `status`
+        ports.store.write_volatile(LAST, msgspec.json.encode(last))
+
+
+def _last(ports: Ports) -> LastRun | None:
+    try:
+        data = ports.store.read(LAST, LAST_SIZE_BYTES_MAX)
+        return None if data is None else msgspec.json.decode(data, type=LastRun)
+    except (msgspec.MsgspecError, UnicodeDecodeError, TwinlockError):
+        return None
+
+
+def command(config_path: Path, args: argparse.Namespace) -> int:
+    """`twinlock-agent run`."""
+    from twinlock.agent import config as configs
+    from twinlock.agent import lock, wiring
+    from twinlock.agent.clock import SystemClock
+
+    del args
+    config = configs.load(config_path)
+    lock_fd = lock.take(config.state, SystemClock())
+    return run_once(wiring.build_ports(config, config_path, lock_fd), config)

@@ -7,6 +7,9 @@ not followed (a token must not travel to another host), and plain HTTP is for th
 from __future__ import annotations
 
 import ipaddress
+import json
+import ssl
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final
@@ -18,15 +21,17 @@ import urllib3
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from twinlock.core import limits
-from twinlock.core.durable import read_bounded
+from twinlock.core.durable import os_errors, read_bounded
 from twinlock.core.errors import CATALOGUE, TwinlockError, error
 from twinlock.core.protocol import ErrorAnswer
 
 BASE: Final = "/api/v1"
 ANSWER_SIZE_BYTES_MAX: Final = 16 * limits.MIB
 TOKEN_SIZE_BYTES_MAX: Final = 4 * limits.KIB
+CA_FILE_SIZE_BYTES_MAX: Final = 4 * limits.MIB
 CONNECT_WAIT_S: Final = 10.0
-ANSWER_WAIT_S: Final = 60.0  # the server hashes a whole payload before it answers an upload
+ANSWER_WAIT_S: Final = 60.0  # of silence; the server hashes a whole payload before it answers an upload
+ANSWER_TOTAL_S: Final = 300.0  # for all of an answer, however it drips
 CHUNK_SIZE_BYTES: Final = 256 * limits.KIB
 
 ServerOption = Annotated[
@@ -81,7 +86,17 @@ def connect(
         )
     if not token.isascii() or not token.isprintable() or " " in token:
         raise error("input-invalid", "the operator token has characters that no token has")
+    if ca_file is not None:
+        _check_certificates(ca_file)
     return Api(server, token, ca_file=ca_file)
+
+
+def _check_certificates(path: Path) -> None:
+    data = read_bounded(path, CA_FILE_SIZE_BYTES_MAX, "certificate file")
+    try:
+        ssl.create_default_context(cadata=data.decode("ascii"))
+    except (ssl.SSLError, ValueError) as problem:
+        raise error("input-wrong-type", f"{path} holds no certificates in PEM form") from problem
 
 
 def check_address(server: str) -> str:
@@ -117,6 +132,13 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+class Answer(dict[str, Any]):
+    """An object of an answer. A field that is not there is the server's fault, not ours."""
+
+    def __missing__(self, name: str) -> Any:
+        raise error("answer-malformed", f"the server's answer has no field {name!r}")
+
+
 class Api:
     """One server's operator API. Raises TwinlockError only: the server's own code where it gives one."""
 
@@ -128,9 +150,11 @@ class Api:
         ca_file: Path | None = None,
         connect_wait_s: float = CONNECT_WAIT_S,
         answer_wait_s: float = ANSWER_WAIT_S,
+        total_s: float = ANSWER_TOTAL_S,
     ) -> None:
         self.server: Final = check_address(server)
         self._headers: Final = {"Authorization": f"Bearer {token}", "User-Agent": "twinlock"}
+        self._total_s: Final = total_s
         self._pool: Final = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=connect_wait_s, read=answer_wait_s),
             retries=False,
@@ -138,13 +162,13 @@ class Api:
             ca_certs=None if ca_file is None else str(ca_file),
         )
 
-    def get(self, path: str, query: Mapping[str, str | int | None] | None = None) -> Any:
-        """The decoded JSON answer to GET. `path` is below `/api/v1`; query values of None are left out."""
+    def get(self, path: str, query: Mapping[str, str | int | None] | None = None) -> Answer:
+        """The JSON object that answers GET. `path` is below `/api/v1`; query values of None are left out."""
         fields = {name: str(value) for name, value in (query or {}).items() if value is not None}
         return self._json("GET", path, fields=fields)
 
-    def post(self, path: str, body: Any = None) -> Any:
-        """The decoded JSON answer to POST with `body` as JSON."""
+    def post(self, path: str, body: Any = None) -> Answer:
+        """The JSON object that answers POST with `body` as JSON."""
         data = msgspec.json.encode({} if body is None else body)
         return self._json("POST", path, body=data, headers={"Content-Type": "application/json"})
 
@@ -176,7 +200,7 @@ class Api:
         self._decode(answer)
         return answer.status == 201
 
-    def _json(self, method: str, path: str, **request: Any) -> Any:
+    def _json(self, method: str, path: str, **request: Any) -> Answer:
         return self._decode(self._send(method, path, **request))
 
     def _send(self, method: str, path: str, **request: Any) -> urllib3.BaseHTTPResponse:
@@ -189,33 +213,47 @@ class Api:
         except HTTPError as problem:
             raise _transport(problem, self.server) from problem
         if 300 <= answer.status < 400:
-            answer.release_conn()
+            answer.close()
             raise error("redirect-refused", f"{self.server} redirects to another address")
         return answer
 
-    def _decode(self, answer: urllib3.BaseHTTPResponse) -> Any:
+    def _decode(self, answer: urllib3.BaseHTTPResponse) -> Answer:
         if answer.status >= 400:
             raise self._failure(answer)
         data = self._body(answer)
-        if len(data) > ANSWER_SIZE_BYTES_MAX:
-            raise error(
-                "answer-malformed", f"{self.server} answers with more than {ANSWER_SIZE_BYTES_MAX} bytes"
-            )
+        if not data:
+            return Answer()
         try:
-            return msgspec.json.decode(data) if data else None
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
+            value = json.loads(data, object_hook=Answer)
+        except (ValueError, RecursionError) as problem:
             raise error(
                 "answer-malformed", f"{self.server} does not answer with JSON: {problem}"
             ) from problem
+        if not isinstance(value, Answer):
+            raise error("answer-malformed", f"{self.server} does not answer with a JSON object")
+        return value
 
     def _body(self, answer: urllib3.BaseHTTPResponse) -> bytes:
+        """The whole body as it was sent, within the bounds of size and time."""
+        body = bytearray()
+        deadline = time.monotonic() + self._total_s
         try:
-            data: bytes = answer.read(ANSWER_SIZE_BYTES_MAX + 1)
+            while piece := answer.read1(CHUNK_SIZE_BYTES, decode_content=False):
+                body += piece
+                if len(body) > ANSWER_SIZE_BYTES_MAX:
+                    raise error(
+                        "answer-malformed",
+                        f"{self.server} answers with more than {ANSWER_SIZE_BYTES_MAX} bytes",
+                    )
+                if time.monotonic() > deadline:
+                    raise error("transfer-stalled", f"{self.server} took more than {self._total_s:.0f} s")
         except HTTPError as problem:
             raise _transport(problem, self.server) from problem
-        finally:
-            answer.release_conn()
-        return data
+        except TwinlockError:
+            answer.close()
+            raise
+        answer.release_conn()
+        return bytes(body)
 
     def _failure(self, answer: urllib3.BaseHTTPResponse) -> TwinlockError:
         """The server's own error where it gives one that we know, else what its status says."""
@@ -237,12 +275,15 @@ class _Chunks:
         self._advance = advance
 
     def read(self, size_bytes: int = -1) -> bytes:
-        data = self._file.read(size_bytes)
+        with os_errors("the payload"):  # else it would pass for a fault of the network
+            data = self._file.read(size_bytes)
         self._advance(len(data))
         return data
 
 
 def _by_status(status: int, server: str) -> TwinlockError:
+    if status == 401:
+        return error("unauthorised", f"{server} does not accept the token")
     if status in (502, 503, 504, 429):
         return error("server-busy", f"{server} answers with status {status}")
     if status >= 500:

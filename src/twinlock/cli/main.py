@@ -83,12 +83,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: list[str]) -> int:
     try:
         import typer
+
+        from twinlock.cli.output import OutputClosedError
     except ModuleNotFoundError as problem:
         raise _missing(problem, args) from problem
     try:
         result = _app(args)(args=args, prog_name="twinlock", standalone_mode=False)
     except typer.Abort:
         return INTERRUPTED
+    except OutputClosedError:
+        _drop_output()
+        return OUTPUT_CLOSED
     except typer.TyperException as problem:
         raise _usage(problem) from problem
     except SystemExit as problem:

@@ -27,6 +27,18 @@ if TYPE_CHECKING:
 Advance = Callable[[int], None]
 
 
+class OutputClosedError(Exception):
+    """Whoever read the output closed it; nothing more can be said to them."""
+
+
+@contextmanager
+def _closing() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as problem:
+        raise OutputClosedError from problem
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """Rows of text under column titles."""
@@ -61,7 +73,7 @@ class Output:
     def show(self, data: Mapping[str, Any], *parts: str | Table) -> None:
         """The command's result: `data` with --json, else `parts` one after the other."""
         if self.as_json:
-            self._stdout.write(json_text(data) + "\n")
+            self._write(json_text(data))
             return
         for part in parts:
             self._print(part)
@@ -79,11 +91,15 @@ class Output:
 
     def _print(self, part: str | Table) -> None:
         if isinstance(part, Table) and part.rows and self._stdout.isatty():
-            self._print_rich(part)
+            with _closing():
+                self._print_rich(part)
             return
-        text = part.plain() if isinstance(part, Table) else "\n".join(map(clean, part.split("\n")))
-        self._stdout.write(text + "\n")
-        self._stdout.flush()
+        self._write(part.plain() if isinstance(part, Table) else "\n".join(map(clean, part.split("\n"))))
+
+    def _write(self, line: str) -> None:
+        with _closing():
+            self._stdout.write(line + "\n")
+            self._stdout.flush()
 
     def _print_rich(self, part: Table) -> None:
         from rich import box

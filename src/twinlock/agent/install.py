@@ -118,7 +118,7 @@ class Installer:
             if self._is_zero(number):
                 self._write_zeros(device, number)
 
-    def _write(self, device: BlockDevice, number: int, data: bytes) -> None:
+    def _write(self, device: BlockDevice, number: int, data: bytes | bytearray) -> None:
         self._invalidate()
         device.write(data, number * limits.SEGMENT_SIZE_BYTES)
         device.sync()

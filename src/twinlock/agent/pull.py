@@ -55,7 +55,7 @@ class Puller:
         )
         self._encoded = memoryview(bytearray(limits.PART_SIZE_BYTES_MAX))
 
-    def pull(self, numbers: list[int], deliver: Callable[[int, bytes], None]) -> None:
+    def pull(self, numbers: list[int], deliver: Callable[[int, bytes | bytearray], None]) -> None:
         """Calls `deliver(number, segment)` for each of `numbers`, which ascend, in that order."""
         index = self._index()
         offsets = index.offsets()
@@ -123,7 +123,7 @@ class Puller:
                 kept.save_partial(self._store, self._offer.sha256, number, came)
             self._progress.save_tally()
 
-    def _decode(self, part: parts.Part, number: int) -> bytes:
+    def _decode(self, part: parts.Part, number: int) -> bytes | bytearray:
         encoded = self._encoded[: part.length]
         data = parts.decode_part(part, encoded, self._manifest.segment_length_bytes(number), number)
         if hashlib.sha256(data).digest() != self._manifest.segment_sha256(number):

@@ -48,7 +48,7 @@ class FileDevice:
                 raise error("io-error", f"{self._what} ends at {offset + done} bytes")
             done += got
 
-    def write(self, data: bytes | memoryview, offset: int) -> None:
+    def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         """Writes all of `data` at `offset`. Raises DeviceError `io-error`, `disk-full`."""
         self._check(len(data), offset)
         view = memoryview(data)

@@ -30,7 +30,7 @@ def benchmarks() -> dict[str, ModuleType]:
     return {name: module for name, module in modules.items() if hasattr(module, "run")}
 
 
-_SUPPORT = {"__main__", "harness", "launch"}
+_SUPPORT = {"__main__", "fleet", "harness", "launch"}
 
 
 def number(value: float | None) -> str:

@@ -113,6 +113,15 @@ def test_the_agents_start_imports_no_metadata_library(device: Path) -> None:
     } == set()
 
 
+def test_the_process_that_installs_imports_no_metadata_library(device: Path) -> None:
+    code = (
+        "import sys, twinlock.agent.run, twinlock.agent.wiring, twinlock.agent.install, twinlock.agent.pull\n"
+        f"print(sorted({METADATA_LIBRARIES!r} & {{name.split('.')[0] for name in sys.modules}}))\n"
+    )
+    done = run([device / "python", "-I", "-c", code])
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
 def test_the_operators_command_names_the_extra_that_is_missing(device: Path) -> None:
     done = run([device / "twinlock", "release", "pack", "--help"])
     assert done.returncode != 0

@@ -15,17 +15,8 @@ import bootstrap
 from tests.project_files import ROOT, SRC, tracked
 from twinlock import __version__
 
-NOT_ON_A_DEVICE = (
-    "starlette",
-    "fastapi",
-    "uvicorn",
-    "typer",
-    "rich",
-    "sqlalchemy",
-    "alembic",
-    "jinja2",
-    "pytest",
-)
+NOT_ON_A_DEVICE = ("starlette", "fastapi", "uvicorn", "typer", "rich", "sqlalchemy", "alembic", "jinja2")
+METADATA_LIBRARIES = {"tuf", "securesystemslib", "cryptography"}
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +99,7 @@ def test_the_agents_start_imports_no_metadata_library(device: Path) -> None:
     imported = set(re.findall(r"\| +([a-z_][\w.]*)$", done.stderr, re.MULTILINE))
     assert done.returncode == 0
     assert "argparse" in imported
-    assert {
-        name for name in imported if name.split(".")[0] in ("tuf", "securesystemslib", "cryptography")
-    } == set()
+    assert {name for name in imported if name.split(".")[0] in METADATA_LIBRARIES} == set()
 
 
 def test_the_process_that_installs_imports_no_metadata_library(device: Path) -> None:

@@ -94,7 +94,7 @@ def connect(
 def _check_certificates(path: Path) -> None:
     data = read_bounded(path, CA_FILE_SIZE_BYTES_MAX, "certificate file")
     try:
-        ssl.create_default_context(cadata=data.decode("ascii"))
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=data.decode("ascii"))
     except (ssl.SSLError, ValueError) as problem:
         raise error("input-wrong-type", f"{path} holds no certificates in PEM form") from problem
 

@@ -70,21 +70,35 @@ def build(spec: DiskSpec, trees: Trees, out: Path, *, architecture: str = "arm64
         os_errors(f"disk image {out}"),
     ):
         parts = Path(folder)
-        with temporary.open("wb") as disk:
-            disk.truncate(plan.disk_size_bytes)
-            _write_raw(plan, trees, disk)
-            _write_all(disk, gpt.encode(gpt.of_plan(plan)) if spec.table == "gpt" else mbr.encode(plan))
-            _write_boot(plan, trees, disk, parts, architecture)
-            if spec.loader.kind == "grub":
-                _write_all(disk, recordfat.metadata(plan))
-            _write_all(disk, record_blocks(plan, record))
-            _write_systems(plan, trees, disk, parts)
-            _write_data(plan, trees, disk, parts)
-            disk.flush()
-            os.fsync(disk.fileno())
-        temporary.replace(out)
+        try:
+            with temporary.open("wb") as disk:
+                _fill(plan, trees, record, disk, parts, architecture)
+            temporary.replace(out)
+        finally:
+            temporary.unlink(missing_ok=True)
         fsync_dir(out.parent)
     return Built(plan, record, out)
+
+
+def _fill(
+    plan: Plan,
+    trees: Trees,
+    record: bootrecord.BootRecord,
+    disk: BinaryIO,
+    parts: Path,
+    architecture: str,
+) -> None:
+    disk.truncate(plan.disk_size_bytes)
+    _write_raw(plan, trees, disk)
+    _write_all(disk, gpt.encode(gpt.of_plan(plan)) if plan.spec.table == "gpt" else mbr.encode(plan))
+    _write_boot(plan, trees, disk, parts, architecture)
+    if plan.spec.loader.kind == "grub":
+        _write_all(disk, recordfat.metadata(plan))
+    _write_all(disk, record_blocks(plan, record))
+    _write_systems(plan, trees, disk, parts)
+    _write_data(plan, trees, disk, parts)
+    disk.flush()
+    os.fsync(disk.fileno())
 
 
 def record_blocks(plan: Plan, record: bootrecord.BootRecord) -> list[tuple[int, bytes]]:

@@ -158,6 +158,15 @@ def decode(header: bytes, entries: bytes, sector_size: int) -> Table:
     return Table(uuid.UUID(bytes_le=disk_id), sector_size, sectors, primary_entries, tuple(found))
 
 
+def number_of(entries: bytes, unique: uuid.UUID) -> int:
+    """The partition number, from 1, of the entry with this id. Raises DeviceError `slot-unusable`."""
+    for number in range(GPT_ENTRIES):
+        at = number * GPT_ENTRY_SIZE_BYTES + 16
+        if entries[at : at + 16] == unique.bytes_le:
+            return number + 1
+    raise error("slot-unusable", f"the partition table has no partition {unique}")
+
+
 def entries_lba_of(header: bytes) -> int:
     """Where the entries of this header are, as a sector number; raises like `decode`."""
     fields = _checked_header(header)

@@ -80,7 +80,7 @@ class LoaderSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kernel: str = "/boot/vmlinuz"
     initrd: str = ""
     device_tree: str = ""  # empty: the tree that the firmware or U-Boot itself carries
-    kernel_args: str = "console=ttyS0,115200 panic=10"
+    kernel_args: str = "console=ttyS0,115200"
     boot_command: Literal["booti", "bootz", "bootm"] = "booti"  # U-Boot: Image, zImage, FIT or uImage
     kernel_address: str = "${kernel_addr_r}"  # U-Boot
     device_tree_address: str = "${fdt_addr_r}"  # U-Boot

@@ -57,9 +57,13 @@ def script(plan: Plan) -> str:
 def kernel_args(loader: LoaderSpec) -> str:
     """The kernel's arguments that are the same for every slot.
 
-    The root is mounted read-only and never checked: a check that mends it changes bytes that were signed.
+    The root is mounted read-only and never checked: a check that mends it changes bytes that were signed. A
+    panic restarts the device, and an oops is one: a system on trial must not stay half dead.
     """
-    return " ".join(f"{loader.kernel_args} ro rootwait fsck.mode=skip init=/usr/lib/twinlock/preinit".split())
+    given = loader.kernel_args.split()
+    names = {word.partition("=")[0] for word in given}
+    given += [word for word in ("panic=10", "oops=panic") if word.partition("=")[0] not in names]
+    return " ".join([*given, "ro", "rootwait", "fsck.mode=skip", "init=/usr/lib/twinlock/preinit"])
 
 
 def boot_files(plan: Plan, *, architecture: str = "arm64") -> dict[str, bytes]:

@@ -111,7 +111,8 @@ def test_grub_reads_the_script(tmp_path: Path) -> None:
 
 def test_the_root_is_read_only_and_never_mended() -> None:
     args = loader_uboot.kernel_args(layout.LoaderSpec(kernel_args="  console=x   panic=1 "))
-    assert args == "console=x panic=1 ro rootwait fsck.mode=skip init=/usr/lib/twinlock/preinit"
+    assert args == "console=x panic=1 oops=panic ro rootwait fsck.mode=skip init=/usr/lib/twinlock/preinit"
+    assert "panic=10 oops=panic" in loader_uboot.kernel_args(layout.LoaderSpec())
 
 
 @pytest.mark.parametrize(("template", "values"), [("@A@", {}), ("x", {"A": "1"}), ("@A@@B@", {"A": "1"})])

@@ -37,12 +37,13 @@ setenv tl_blk @RECORD_0@
 if test ${tl_best} = 2; then setenv tl_blk @RECORD_1@; setenv tl_spare @RECORD_0@; fi
 if test ${tl_best} != 0; then run tl_read; fi
 
+setenv tl_mode
 setenv tl_args_a 'root=PARTUUID=@PARTUUID_A@ twinlock.slot=a'
 setenv tl_args_b 'root=PARTUUID=@PARTUUID_B@ twinlock.slot=b'
 setenv tl_args_recovery 'root=PARTUUID=@PARTUUID_RECOVERY@ twinlock.slot=recovery'
 setenv tl_load '@LOAD@'
-setenv tl_boot_a 'setenv tl_part @NUMBER_A@; setenv bootargs "@KERNEL_ARGS@ ${tl_args_a}"; echo twinlock: booting slot a; run tl_load'
-setenv tl_boot_b 'setenv tl_part @NUMBER_B@; setenv bootargs "@KERNEL_ARGS@ ${tl_args_b}"; echo twinlock: booting slot b; run tl_load'
+setenv tl_boot_a 'setenv tl_part @NUMBER_A@; setenv bootargs "@KERNEL_ARGS@ ${tl_args_a}${tl_mode}"; echo twinlock: booting slot a; run tl_load'
+setenv tl_boot_b 'setenv tl_part @NUMBER_B@; setenv bootargs "@KERNEL_ARGS@ ${tl_args_b}${tl_mode}"; echo twinlock: booting slot b; run tl_load'
 setenv tl_boot_recovery 'setenv tl_part @NUMBER_RECOVERY@; setenv bootargs "@KERNEL_ARGS@ ${tl_args_recovery}"; echo twinlock: booting recovery; run tl_load'
 
 setenv tl_bad_a 0
@@ -73,7 +74,10 @@ if test "${tl_version}" = 1; then
       setenv tl_tries ${tl_left}
       if env export -c -s 0x200 ${tl_addr} ${tl_vars}; then
         if ${devtype} write ${tl_addr} ${tl_spare} 1; then
+          # The system on trial must know that it is: it decides whether it stays.
+          setenv tl_mode ' twinlock.trial'
           run tl_boot_${tl_trying}
+          setenv tl_mode
           echo twinlock: slot ${tl_trying} does not load
         else
           echo twinlock: the boot record cannot be written, no trial

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
 from base64 import b64encode
 from collections.abc import AsyncIterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import httpx
@@ -54,12 +57,13 @@ M = TypeVar("M", bound=msgspec.Struct)
 
 
 class FakeClock:
-    """A clock that stands still until a test moves it."""
+    """A clock that a test moves; beside that it goes on by a microsecond each time it is read."""
 
     def __init__(self, now: datetime = NOW) -> None:
         self.now = now
 
     def now_us(self) -> int:
+        self.now += timedelta(microseconds=1)
         return int(self.now.timestamp() * 1_000_000)
 
     def advance(self, seconds: float) -> None:
@@ -128,9 +132,7 @@ def make_release(
         body += encoded
     index = container.Index(made.image_sha256, made.image_size_bytes, None, tuple(parts))
     tail = container.encode_tail(index)
-    return MadeRelease(
-        made, manifest.encode(made), body + tail, len(tail) - container.TRAILER_SIZE_BYTES
-    )
+    return MadeRelease(made, manifest.encode(made), body + tail, len(tail) - container.TRAILER_SIZE_BYTES)
 
 
 def list_release(repository: Repository, release: MadeRelease, **claims: Any) -> None:
@@ -151,6 +153,19 @@ def text(data: bytes) -> str:
     return b64encode(data).decode("ascii")
 
 
+@cache
+def _template(root: bytes) -> tuple[TemporaryDirectory[str], str]:
+    """A server's folder as `initialise` makes it, and its token; made once, then copied."""
+    folder = TemporaryDirectory()
+    return folder, initialise(Path(folder.name) / "server", root, clock=FakeClock())
+
+
+def _initialised(folder: Path, root: bytes) -> str:
+    template, token = _template(root)
+    shutil.copytree(Path(template.name) / "server", folder)
+    return token
+
+
 class Server:
     """One server: `http` for a request, `operator` for the operator's API, `database` for a look inside."""
 
@@ -159,7 +174,7 @@ class Server:
         self.clock = FakeClock()
         self.folder = folder / "server"
         root = next(data for path, data in self.repository.files.items() if path.endswith(".root.json"))
-        self.token = initialise(self.folder, root, clock=self.clock)
+        self.token = _initialised(self.folder, root)
         loaded = server_settings.load(self.folder, {})
         self.settings = msgspec.structs.replace(loaded, **{"free_bytes_min": 0, **changes})
         self._runner = asyncio.Runner()
@@ -342,5 +357,3 @@ def code_of(answer: httpx.Response) -> str:
     assert set(body["error"]) == {"code", "what", "hint"}, body
     assert "Traceback" not in answer.text
     return str(body["error"]["code"])
-
-

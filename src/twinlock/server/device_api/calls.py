@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from twinlock.core import limits
@@ -24,7 +25,7 @@ from twinlock.core.protocol import (
     decode_request,
 )
 from twinlock.server.clock import now_ms
-from twinlock.server.devices.model import CheckIn, Status, facts_of
+from twinlock.server.devices.model import CheckIn, Facts, Status, facts_of
 from twinlock.server.enrolment import service as enrolment
 from twinlock.server.enrolment import sessions
 from twinlock.server.http_answers import answer
@@ -78,7 +79,7 @@ class DeviceCalls:
         check_device_id(asked.device_id)
         now_us = self.clock.now_us()
         challenge = sessions.read_challenge(self.secret, asked.challenge, asked.device_id, now_us)
-        device = await self.database.submit(lambda t: enrolment.open_session(t, asked, challenge))
+        device = await self.database.submit(lambda t: enrolment.open_session(t, asked, challenge, now_us))
         expires_s = now_us // 1_000_000 + self.settings.session_s
         token = sessions.make_token(self.secret, device.device_id, device.fingerprint, expires_s)
         return answer(SessionAnswer(token=token, expires_s=self.settings.session_s))
@@ -112,12 +113,19 @@ class DeviceCalls:
         facts = facts_of(asked)
         at_ms = now_ms(self.clock)
         self.database.check_in(CheckIn(device_id, at_ms, facts))
-        if rollouts.needs_change(view, facts):
-            seen = view
-            await self.database.submit(lambda t: rollouts.change(t, device_id, seen, facts, at_ms))
-            view = await self.database.poll_view(device_id) or view
+        view = await self._settled(device_id, view, facts, at_ms)
         assignment = await self._assignment(view) if rollouts.is_offered(view) else None
         return answer(PollAnswer(wait_s=self.settings.poll_wait_s, assignment=assignment))
+
+    async def _settled(self, device_id: str, view: PollView, facts: Facts, at_ms: int) -> PollView:
+        """The view after new rollouts to all are matched, and an assignment with nothing to do is closed."""
+        for _ in range(2):
+            if not rollouts.needs_change(view, facts):
+                break
+            work = partial(rollouts.change, device_id=device_id, view=view, facts=facts, now_ms=at_ms)
+            await self.database.submit(work)
+            view = await self.database.poll_view(device_id) or view
+        return view
 
     async def _assignment(self, view: PollView) -> Assignment:
         offers = await self.database.offers(view.release_id)

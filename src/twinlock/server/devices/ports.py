@@ -41,8 +41,12 @@ class DeviceStore(Protocol):
         """New key, hardware or status of a known device."""
         ...
 
-    def raise_session_floor(self, device_id: str, issued_us: int) -> bool:
-        """Whether a challenge of this time is newer than every one answered before; then it is the floor."""
+    def raise_session_floor(self, device_id: str, issued_us: int, now_us: int) -> bool:
+        """Whether a challenge of this time is newer than every one answered before; then it is the floor.
+
+        A floor in the future means that the server's clock was set back: it says nothing any more, since
+        challenges that claim a time to come are refused anyway.
+        """
         ...
 
     def count(self, status: Status) -> int:

@@ -97,7 +97,9 @@ def check_status(status: Status, device_id: str) -> None:
         raise error("enrolment-rejected", f"{device_id} was rejected by the operator")
 
 
-def open_session(transaction: Transaction, request: SessionRequest, challenge: Challenge) -> Device:
+def open_session(
+    transaction: Transaction, request: SessionRequest, challenge: Challenge, now_us: int
+) -> Device:
     """The accepted device that answered a challenge made for it. Each challenge serves once.
 
     Raises PolicyError `unauthorised` for an unknown device and for a signature that is not its own (the two
@@ -114,7 +116,7 @@ def open_session(transaction: Transaction, request: SessionRequest, challenge: C
     except TwinlockError as problem:
         raise stranger from problem
     check_status(device.status, device.device_id)
-    if not transaction.devices.raise_session_floor(device.device_id, challenge.issued_us):
+    if not transaction.devices.raise_session_floor(device.device_id, challenge.issued_us, now_us):
         raise error(
             "session-expired", "this challenge, or a newer one, was answered", hint="ask for a new challenge"
         )

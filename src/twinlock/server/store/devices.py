@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, or_, select, update
 
 from twinlock.core.protocol import FINAL_STATES
 from twinlock.server.devices.model import (
@@ -61,10 +61,11 @@ class SqlDevices:
             update(devices).where(devices.c.device_id == device.device_id).values(**_values(device))
         )
 
-    def raise_session_floor(self, device_id: str, issued_us: int) -> bool:
+    def raise_session_floor(self, device_id: str, issued_us: int, now_us: int) -> bool:
         done = self._connection.execute(
             update(devices)
-            .where(devices.c.device_id == device_id, devices.c.session_floor_us < issued_us)
+            .where(devices.c.device_id == device_id)
+            .where(or_(devices.c.session_floor_us < issued_us, devices.c.session_floor_us > now_us))
             .values(session_floor_us=issued_us)
         )
         return done.rowcount == 1

@@ -48,7 +48,8 @@ def migrate(engine: Engine) -> None:
                     f"the database has version {present}, which this program does not know",
                     hint="start the version of Twinlock that wrote it, or a later one",
                 )
-            command.upgrade(config, "head")
+            if present != scripts.get_current_head():
+                command.upgrade(config, "head")
     except SQLAlchemyError as problem:
         raise error(
             "io-error",

@@ -95,6 +95,8 @@ def _run(args: list[str]) -> int:
         _drop_output()
         return OUTPUT_CLOSED
     except typer.TyperException as problem:
+        if _help_was_shown(problem):
+            return USAGE
         raise _usage(problem) from problem
     except SystemExit as problem:
         return problem.code if isinstance(problem.code, int) else int(problem.code is not None)
@@ -162,12 +164,15 @@ def _missing(problem: ModuleNotFoundError, args: list[str]) -> TwinlockError:
     )
 
 
+def _help_was_shown(problem: typer.TyperException) -> bool:
+    """Nothing was asked for, so Typer has printed the help already."""
+    return type(problem).__name__ == "NoArgsIsHelpError"
+
+
 def _usage(problem: typer.TyperException) -> TwinlockError:
-    """A wrong command line as an error of the catalogue; asked for nothing, help was printed already."""
+    """A wrong command line as an error of the catalogue."""
     context = getattr(problem, "ctx", None)
     text = " ".join(problem.format_message().split())
-    if not text or type(problem).__name__ == "NoArgsIsHelpError":
-        raise SystemExit(USAGE)
     command = context.command_path if context is not None else "twinlock"
     return error("input-invalid", text, hint=f"see `{command} --help`")
 

@@ -137,7 +137,11 @@ def console(file: TextIO) -> Console:
     """A Rich console on `file`: no markup in texts, no colour with NO_COLOR or off a terminal."""
     from rich.console import Console
 
-    return Console(file=file, markup=False, highlight=False, no_color="NO_COLOR" in os.environ or None)
+    class OurConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise OutputClosedError
+
+    return OurConsole(file=file, markup=False, highlight=False, no_color="NO_COLOR" in os.environ or None)
 
 
 def _json_option() -> Any:

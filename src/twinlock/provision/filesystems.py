@@ -102,14 +102,16 @@ def make_ext4(
 
 def _normalise(image: Path, environment: Mapping[str, str], *, keep_owners: bool) -> None:
     with image.open("rb") as file:
-        inodes = ext4.used_inodes(file)
+        inodes = ext4.inodes_in_use(file)
     stamp = f"@{EPOCH_S}"
     lines = []
     for inode in inodes:
-        lines += [f"sif <{inode}> {name} {stamp}" for name in ("ctime", "atime", "crtime")]
-        lines += [f"sif <{inode}> {name}_extra 0" for name in ("ctime", "atime", "crtime")]
+        # A folder's mtime only says when it was built; a file's may be compared by programs, so it stays.
+        names = ("ctime", "atime", "crtime", *(["mtime"] if inode.is_folder else []))
+        lines += [f"sif <{inode.number}> {name} {stamp}" for name in names]
+        lines += [f"sif <{inode.number}> {name}_extra 0" for name in names]
         if not keep_owners:
-            lines += [f"sif <{inode}> uid 0", f"sif <{inode}> gid 0"]
+            lines += [f"sif <{inode.number}> uid 0", f"sif <{inode.number}> gid 0"]
     text = "".join(f"{line}\n" for line in lines)
     run(
         ["debugfs", "-w", "-f", "/dev/stdin", str(image)],

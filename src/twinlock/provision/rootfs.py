@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 from twinlock.core.durable import os_errors
 from twinlock.core.errors import error
 from twinlock.core.names import check_name
+from twinlock.provision.filesystems import EPOCH_S
 from twinlock.provision.render import render, shipped
 
 if TYPE_CHECKING:
@@ -201,6 +202,7 @@ class _Tree:
             raise error("input-invalid", f"{path} is a symbolic link in the tree; remove it")
         where.write_text(text, "utf-8")
         where.chmod(0o755 if executable else 0o644)
+        os.utime(where, (EPOCH_S, EPOCH_S))
         self._done.files.append(path)
 
     def folder(self, path: str) -> None:
@@ -297,9 +299,13 @@ def _install_packages(tree: _Tree, packages: Path) -> None:
         mode = stat.S_IMODE(path.stat().st_mode)
         path.chmod(mode & ~0o022 | 0o444)
         if path.suffix == ".py":
+            os.utime(path, (EPOCH_S, EPOCH_S))
             inside = "/" + path.relative_to(tree.root).as_posix()
             mode_checked = py_compile.PycInvalidationMode.UNCHECKED_HASH
-            py_compile.compile(str(path), dfile=inside, doraise=True, invalidation_mode=mode_checked)
+            compiled = py_compile.compile(
+                str(path), dfile=inside, doraise=True, invalidation_mode=mode_checked
+            )
+            os.utime(compiled, (EPOCH_S, EPOCH_S))
 
 
 def _note(tree: _Tree) -> None:

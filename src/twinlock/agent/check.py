@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     M = TypeVar("M", bound=msgspec.Struct)
 
 ABILITIES: Final = ("full",)
+ASSIGNMENT_ID_LENGTH_MAX: Final = 128
 PARENT: Final = "TWINLOCK_AGENT_PARENT"  # the process id of `run`, whose lock this process inherits
 
 
@@ -293,11 +294,11 @@ class Check:
 def _check_assignment(assignment: protocol.Assignment) -> None:
     """Raises TransportError `answer-malformed` when a field is out of its bounds."""
     try:
-        check_name(assignment.id, "assignment id")
         check_name(assignment.product, "product")
         check_version(assignment.version)
         offers = assignment.payloads
         rules = (
+            0 < len(assignment.id) <= ASSIGNMENT_ID_LENGTH_MAX and assignment.id.isprintable(),
             0 < len(offers) <= limits.PAYLOAD_OFFERS_MAX,
             all(len(offer.sha256) == hashlib.sha256().digest_size for offer in offers),
             all(0 < offer.size_bytes <= limits.PAYLOAD_SIZE_BYTES_MAX for offer in offers),
@@ -306,7 +307,7 @@ def _check_assignment(assignment: protocol.Assignment) -> None:
     except TwinlockError as problem:
         raise error("answer-malformed", f"the assignment is none: {problem.what}") from problem
     if not all(rules):
-        raise error("answer-malformed", f"the payloads of assignment {assignment.id} are out of bounds")
+        raise error("answer-malformed", f"assignment {assignment.id[:80]!r} is out of bounds")
 
 
 def command(config_path: Path, args: argparse.Namespace) -> int:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from twinlock.agent import config as configs
-from twinlock.agent import identity, lock
+from twinlock.agent import identity, lock, memory
 from twinlock.agent.api import DeviceApi
 from twinlock.agent.clock import SystemClock, SystemRandom
 from twinlock.agent.http import HttpNetwork
@@ -31,6 +33,8 @@ def enrol(
     Raises PolicyError `enrolment-conflict`, TransportError, DeviceError.
     """
     own = identity.load_or_make(store, config)
+    card = memory.Card(device_id=own.device_id, fingerprint=own.fingerprint)
+    store.write(memory.CARD_FILE, msgspec.json.encode(card))
     public_key = own.key.public_pem
     proof = own.key.sign(device_key.enrolment_bytes(own.device_id, config.hardware, public_key))
     request = protocol.EnrolRequest(

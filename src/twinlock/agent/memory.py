@@ -6,6 +6,7 @@
 | floor.json  | the lowest release counter that is accepted        | the committed release's counter counts |
 | failed.json | assignments and releases that are not tried again  | the list starts over                   |
 | time.json   | the latest time at which signed metadata was fresh | the time of the build counts           |
+| identity.json | id and fingerprint of the device, to be shown    | `enrol` writes it again                |
 
 The floor rises only after a commit, to the lowest counter of the slots that can boot, and never falls: so the
 release in the other slot stays allowed for as long as a fall back to it is possible. Unknown fields are
@@ -32,10 +33,18 @@ SLOTS_FILE: Final = "slots.json"
 FLOOR_FILE: Final = "floor.json"
 FAILED_FILE: Final = "failed.json"
 TIME_FILE: Final = "time.json"
+CARD_FILE: Final = "identity.json"
 FAILED_MAX: Final = 128  # the oldest is forgotten beyond that
 BUILD_TIME_S: Final = 1_767_225_600  # 2026-01-01: no clock that says less can be right
 
 T = TypeVar("T")
+
+
+class Card(msgspec.Struct, frozen=True):
+    """Who this device is, for whoever must not load the key: its id and its key's SHA-256 in hex."""
+
+    device_id: str
+    fingerprint: str
 
 
 class _Floor(msgspec.Struct, frozen=True):
@@ -61,6 +70,11 @@ def _read(store: Store, name: str, kind: type[T]) -> T | None:
         return None if data is None else msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, TwinlockError):
         return None
+
+
+def card(store: Store) -> Card | None:
+    """The device's card; None before it was enrolled."""
+    return _read(store, CARD_FILE, Card)
 
 
 def slots(store: Store) -> dict[str, Running]:

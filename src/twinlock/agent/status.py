@@ -52,6 +52,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int = 1
     server: str
+    device: memory.Card | None
     hardware: str
     product: str
     booted: str
@@ -90,6 +91,7 @@ def gather(config: Config) -> Status:
     job = state.job
     return Status(
         server=config.server,
+        device=memory.card(store),
         hardware=config.hardware,
         product=config.product,
         booted=booted,
@@ -131,7 +133,13 @@ def _read(store: FolderStore, name: str, kind: type[T]) -> T | None:
 
 def lines(status: Status) -> list[str]:
     """The status for a person."""
-    shown = [f"server      {status.server}", f"device      {status.hardware}, {status.product}"]
+    card = status.device
+    shown = [
+        f"server      {status.server}",
+        f"device      {card.device_id if card else 'not enrolled yet'} ({status.hardware}, {status.product})",
+    ]
+    if card is not None:
+        shown.append(f"key         {card.fingerprint}")
     for slot in status.slots:
         release = f"{slot.running.product} {slot.running.version}".strip() or "an unknown release"
         if not slot.bootable:

@@ -305,6 +305,7 @@ def _install_packages(tree: _Tree, packages: Path) -> None:
             compiled = py_compile.compile(
                 str(path), dfile=inside, doraise=True, invalidation_mode=mode_checked
             )
+            assert compiled is not None, "errors are raised"
             os.utime(compiled, (EPOCH_S, EPOCH_S))
 
 

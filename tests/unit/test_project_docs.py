@@ -11,6 +11,7 @@ import reference
 from tests.project_files import ROOT, SRC, module_name, python_files, tracked
 
 PAGES = tracked(".md")
+MAP_DEPTH_MAX = 2  # twinlock.server.store is on the map, what is inside it is found from there
 MAKE = re.compile(r"^make ([a-z]+)\b")
 CODE = re.compile(r"`([^`\n]+)`|^ {4}(\S.*)$", re.MULTILINE)
 
@@ -74,7 +75,8 @@ def test_the_map_names_every_package() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     packages = {module_name(path) for path in python_files("src") if path.name == "__init__.py"}
     named = set(re.findall(r"^\| `(twinlock\.[a-z_.]+)` \|", text, re.MULTILINE))
-    assert packages - named == {"twinlock"}, "packages that ARCHITECTURE.md does not name"
+    shown = {name for name in packages if 1 <= name.count(".") <= MAP_DEPTH_MAX}
+    assert shown - named == set(), "packages that ARCHITECTURE.md does not name"
     assert [name for name in named if not (SRC / name.replace(".", "/")).is_dir()] == []
 
 

@@ -41,10 +41,11 @@ _ACCEPT_STEPS: Final = 10  # turns of the loop in which a connection that was ju
 @dataclass(frozen=True, slots=True)
 class Cut:
     """The connection ends after payload byte `after_bytes`: in order, or by a reset that loses what the
-    client's system has not handed over yet."""
+    client's system has not handed over yet. With `away` the proxy is `down` from then on."""
 
     after_bytes: int
     reset: bool = False
+    away: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +308,7 @@ class FaultProxy:
             return rest
         with self._lock:
             self._cuts += 1
+        self.down = self.down or fault.away
         raise _SeveredError(reset=fault.reset)
 
     def _flip_later(self, fault: Flip) -> bytes:

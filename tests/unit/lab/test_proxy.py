@@ -144,6 +144,17 @@ def test_a_reset_loses_the_connection(upstream: str) -> None:
         assert fetch(proxy) == PAYLOAD
 
 
+def test_a_link_can_stay_away_after_a_cut(upstream: str) -> None:
+    with FaultProxy(upstream, [Cut(70_000, away=True)]) as proxy:
+        assert fetch(proxy) == PAYLOAD[:70_000]
+        link = connect(proxy)
+        with pytest.raises((ConnectionError, http.client.HTTPException)):
+            ask(link)
+        link.close()
+        proxy.down = False
+        assert fetch(proxy) == PAYLOAD
+
+
 def test_a_cut_leaves_other_paths_alone(upstream: str) -> None:
     with FaultProxy(upstream, [Cut(10)]) as proxy:
         link = connect(proxy)

@@ -1,0 +1,1 @@
+"""The fault rig, a product feature: virtual devices, and faults of power, network, clock and disk."""

@@ -7,7 +7,7 @@
  3. Write the segments that are all zeros.
  4. Flush, drop the cache, read the slot back and hash it; what is wrong is fetched again, twice at most.
 
-At most one encoded and one decoded segment are in memory at a time.
+At most one encoded and one decoded segment are in memory at a time, beside what the decoder needs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ class Installer:
         self._progress = Progress.open(ports.store, plan.job, self._manifest.segment_count)
         self._zeros: dict[int, bytes] = {}
         self._invalidated = False
-        self._buffer = bytearray(limits.SEGMENT_SIZE_BYTES)
 
     @property
     def tally(self) -> Tally:
@@ -82,17 +81,18 @@ class Installer:
 
     # --- what is there
 
-    def _segment(self, device: BlockDevice, number: int) -> memoryview:
-        view = memoryview(self._buffer)[: self._manifest.segment_length_bytes(number)]
+    def _segment(self, device: BlockDevice, buffer: memoryview, number: int) -> memoryview:
+        view = buffer[: self._manifest.segment_length_bytes(number)]
         device.read_into(view, number * limits.SEGMENT_SIZE_BYTES)
         return view
 
     def _look(self, device: BlockDevice) -> None:
         """Finds the segments that the slot already holds."""
+        buffer = memoryview(bytearray(limits.SEGMENT_SIZE_BYTES))  # given back before anything is fetched
         for number in list(self._progress.missing()):
             self._show("look", number + 1)
             try:
-                view = self._segment(device, number)
+                view = self._segment(device, buffer, number)
             except TwinlockError as problem:
                 if problem.code != "io-error":
                     raise
@@ -146,11 +146,12 @@ class Installer:
         """Whether the medium holds the image. Segments that are wrong are missing again."""
         device.sync()
         device.drop_cache()
+        buffer = memoryview(bytearray(limits.SEGMENT_SIZE_BYTES))
         image = hashlib.sha256()
         good = True
         for number in range(self._manifest.segment_count):
             self._show("verify", number + 1)
-            view = self._segment(device, number)
+            view = self._segment(device, buffer, number)
             image.update(view)
             if hashlib.sha256(view).digest() != self._manifest.segment_sha256(number):
                 self._progress.lost(number)

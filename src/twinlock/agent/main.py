@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 INTERRUPTED: Final = 130
+HELP_WIDTH: Final = 90
 DEFAULT_CONFIG: Final = "/etc/twinlock/agent.toml"
 # Each module has `command(config_path, args) -> exit code`.
 COMMANDS: Final = {
@@ -35,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
     top = argparse.ArgumentParser(
         prog="twinlock-agent",
+        formatter_class=_formatter,
         description="Keeps this device's system up to date: two slots, one lock.",
         epilog="exit codes: 0 done; 10 a reboot is wanted; 2 to 8 the kind of the error; 70 a fault of ours",
     )
@@ -42,13 +44,18 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _common(top, Path(DEFAULT_CONFIG), as_json=False)
     for name, (_, text) in COMMANDS.items():
-        one = commands.add_parser(name, help=text, description=text)
+        one = commands.add_parser(name, help=text, description=text, formatter_class=_formatter)
         _common(one, argparse.SUPPRESS, as_json=argparse.SUPPRESS)
         if name == "enrol":
             one.add_argument(
                 "--token", default=None, help="one-time enrolment token, if the server wants one"
             )
     return top
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """With a width given: else argparse imports shutil, and all compressors with it, to find it out."""
+    return argparse.HelpFormatter(prog, width=HELP_WIDTH)
 
 
 def _common(where: argparse.ArgumentParser, config: Path | str, as_json: bool | str) -> None:

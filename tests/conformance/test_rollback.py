@@ -197,3 +197,27 @@ def test_a_lost_root_file_cannot_be_used_to_go_back(client: Driver, repository: 
     repository.files = new
     assert client.refresh() == 0
     assert client.version("root") == 2
+
+
+def test_a_higher_threshold_forgets_nothing(client: Driver, repository: Repository) -> None:
+    """The stored timestamp no longer carries enough signatures; its version is remembered all the same."""
+    repository.publish("timestamp")
+    assert client.refresh() == 0
+    repository.add_key("timestamp")
+    repository.root.roles["timestamp"].threshold = 2
+    repository.publish("root")
+    back(repository, "timestamp")
+    assert client.refresh() == 1
+    assert client.code == "metadata-rollback"
+
+
+def test_the_listed_one_of_two_snapshots_with_one_version(client: Driver, repository: Repository) -> None:
+    """Section 5.5.2: what counts is the hash that the timestamp lists, not the number."""
+    repository.list_hashes = True
+    repository.publish("snapshot", "timestamp")
+    assert client.refresh() == 0
+    repository.snapshot.unrecognized_fields["note"] = "another"
+    repository.publish("snapshot", bump=False)
+    repository.publish("timestamp")
+    assert client.refresh() == 0
+    assert client.files()["snapshot.json"] == repository.served("snapshot")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import Mount
+from starlette.routing import Mount, Route, Router
 
 from twinlock.core.protocol import PREFIX, REPOSITORY
 from twinlock.server.blobs.metadata import MetadataFiles
@@ -58,8 +58,8 @@ def create_app(settings: Settings, *, clock: Clock | None = None, login_once: st
             database.close()
 
     routes = [
-        Mount(PREFIX, routes=device_routes(database, payloads, settings, secret, clock)),
-        Mount(REPOSITORY, routes=repository_routes(metadata)),
+        _mount(PREFIX, device_routes(database, payloads, settings, secret, clock)),
+        _mount(REPOSITORY, repository_routes(metadata)),
         Mount(OPERATOR_PREFIX, operator_app(operators)),
         *web_routes(database, secret, settings.page_open, OneTimeLogin(login_once), clock),
     ]
@@ -70,3 +70,8 @@ def create_app(settings: Settings, *, clock: Clock | None = None, login_once: st
     app.state.start = start
     app.state.database = database
     return app
+
+
+def _mount(prefix: str, routes: list[Route]) -> Mount:
+    """Routes below a prefix; a slash too many is an unknown path, not a redirect."""
+    return Mount(prefix, Router(routes, redirect_slashes=False))

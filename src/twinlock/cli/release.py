@@ -160,8 +160,10 @@ def sign(
         for one in waiting:
             output.note(f"Signing {_name(one)} for {', '.join(one.claims.hardware)}.")
         in_force = run.complete()
+        names = {one.name for one in waiting}
+        signed = [one for one in releases.list_releases(repository) if one.name in names]
         output.show(
-            {**signed_data(run, in_force), "releases": [_release_data(one) for one in waiting]},
+            {**signed_data(run, in_force), "releases": [_release_data(one) for one in signed]},
             done_text(in_force),
             f"Next: twinlock release publish --repo {repo}",
         )

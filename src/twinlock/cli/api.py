@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -73,9 +74,10 @@ def connect(
 ) -> Api:
     """The client for what `--server`, `--token`, `--token-file` and `--ca-file` say.
 
-    Raises InputError `input-invalid` for an address that is no http(s) URL, and when no token is given.
+    An option counts more than a variable, whichever of the two names the token. Raises InputError
+    `input-invalid` for an address that is no http(s) URL, and when no token is given.
     """
-    if token is None and token_file is not None:
+    if token_file is not None and (token is None or _from_variables(token, token_file)):
         data = read_bounded(token_file, TOKEN_SIZE_BYTES_MAX, "token file")
         token = data.decode("utf-8", "replace").strip()
     if not token:
@@ -89,6 +91,12 @@ def connect(
     if ca_file is not None:
         _check_certificates(ca_file)
     return Api(server, token, ca_file=ca_file)
+
+
+def _from_variables(token: str, token_file: Path) -> bool:
+    """Whether the token comes from its variable while the file was named on the command line."""
+    variables = os.environ.get("TWINLOCK_TOKEN"), os.environ.get("TWINLOCK_TOKEN_FILE")
+    return token == variables[0] and str(token_file) != variables[1]
 
 
 def _check_certificates(path: Path) -> None:

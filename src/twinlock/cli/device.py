@@ -87,7 +87,9 @@ def show(
             title="Things that an honest device does not do",
         )
     ]
-    Output(as_json).show(one, "\n".join(lines), reports, *(noted if one["attack_indicators"] else []))
+    Output(as_json).show(
+        {"device": one}, "\n".join(lines), reports, *(noted if one["attack_indicators"] else [])
+    )
 
 
 @app.command()
@@ -102,7 +104,7 @@ def accept(
     """Let a device take part. Compare the key first: the device shows it with `twinlock-agent status`."""
     client = api.connect(server, token, token_file, ca_file)
     one = client.post(f"/devices/{check_device_id(device_id)}/accept")
-    Output(as_json).show(one, f"{device_id} is accepted; its key is {one['fingerprint']}")
+    Output(as_json).show({"device": one}, f"{device_id} is accepted; its key is {one['fingerprint']}")
 
 
 @app.command()
@@ -117,7 +119,7 @@ def reject(
     """Shut a device out, from its next request on; what it runs, it goes on running."""
     client = api.connect(server, token, token_file, ca_file)
     one = client.post(f"/devices/{check_device_id(device_id)}/reject")
-    Output(as_json).show(one, f"{device_id} is rejected")
+    Output(as_json).show({"device": one}, f"{device_id} is rejected")
 
 
 @app.command()
@@ -144,7 +146,7 @@ def preauthorise(
     body = {"device_id": check_device_id(device_id), "fingerprint": check_sha256_hex(fingerprint or "")}
     one = api.connect(server, token, token_file, ca_file).post("/devices/preauthorise", body)
     said = "is accepted" if one["status"] == "accepted" else "will be accepted when it enrols"
-    Output(as_json).show(one, f"{device_id} {said} with the key {fingerprint}")
+    Output(as_json).show({"device": one}, f"{device_id} {said} with the key {fingerprint}")
 
 
 def _row(one: dict[str, Any]) -> tuple[str, ...]:

@@ -338,7 +338,10 @@ def _server_releases(answer: Any, server: str) -> list[dict[str, Any]]:
     listed = answer.get("releases") if isinstance(answer, dict) else None
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
         raise error("answer-malformed", f"{server} does not answer with a list of releases")
-    return [{**one, "release": one.get("version"), "published": True} for one in listed]
+    return [
+        {**one, "release": one["version"], "published": True, "published_at": one.get("published")}
+        for one in listed
+    ]
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

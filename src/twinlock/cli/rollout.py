@@ -48,7 +48,9 @@ def create(
         "devices": devices,
     }
     one = api.connect(server, token, token_file, ca_file).post("/rollouts", body)
-    Output(as_json).show(one, f"rollout {one['rollout_id']}: {product} {version} for {_who(one)}")
+    Output(as_json).show(
+        {"rollout": one}, f"rollout {one['rollout_id']}: {product} {version} for {_who(one)}"
+    )
 
 
 @app.command("list")
@@ -111,7 +113,9 @@ def show(
         f"progress: {_progress(one)}"
     )
     columns = ("device", "state", "fetched", "twice", "seconds", "reason")
-    Output(as_json).show(one, head, Table(columns, rows, empty="no device has been told of it yet"))
+    Output(as_json).show(
+        {"rollout": one}, head, Table(columns, rows, empty="no device has been told of it yet")
+    )
 
 
 @app.command()
@@ -126,7 +130,7 @@ def halt(
     """Stop a rollout for good. Devices that are past arming the new slot end their trial by themselves."""
     client = api.connect(server, token, token_file, ca_file)
     one = client.post(f"/rollouts/{check_name(rollout_id, 'rollout')}/halt")
-    Output(as_json).show(one, f"{one['rollout_id']} is halted: {_progress(one)}")
+    Output(as_json).show({"rollout": one}, f"{one['rollout_id']} is halted: {_progress(one)}")
 
 
 def _who(one: dict[str, Any]) -> str:

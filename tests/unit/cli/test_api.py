@@ -214,6 +214,26 @@ def test_a_token_comes_from_the_option_or_a_file(tmp_path: Path, server: Operato
     assert refusal(lambda: connect(server.address, None, tmp_path / "token")).code == "input-too-large"
 
 
+def test_an_option_counts_more_than_a_variable(
+    tmp_path: Path, server: OperatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text("of-the-file")
+    file = tmp_path / "token"
+    for variables, token, token_file, expected in [
+        ({"TOKEN": "of-the-variable"}, "of-the-variable", file, "of-the-file"),
+        ({"TOKEN_FILE": str(file)}, "of-the-option", file, "of-the-option"),
+        ({"TOKEN": "v", "TOKEN_FILE": str(file)}, "v", file, "v"),
+        ({"TOKEN": "v"}, "of-the-option", file, "of-the-option"),
+    ]:
+        for name in ("TOKEN", "TOKEN_FILE"):
+            monkeypatch.delenv(f"TWINLOCK_{name}", raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(f"TWINLOCK_{name}", value)
+        server.tokens.clear()
+        connect(server.address, token, token_file).get("/health")
+        assert server.tokens == {f"Bearer {expected}"}
+
+
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])
 def test_a_certificate_file_that_is_none_is_named(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:

@@ -225,6 +225,18 @@ def build(recipe: Recipe, folder: Path, *, say: Callable[[str], None] = lambda _
     return image
 
 
+def used_percent(image: Path) -> int:
+    """How many of an image's 4 KiB blocks hold anything but zeros, in per cent."""
+    blocks = used = 0
+    with os_errors(f"image {image}"), image.open("rb") as file:
+        while data := file.read(MIB):
+            for at in range(0, len(data), 4 * KIB):
+                block = data[at : at + 4 * KIB]
+                blocks += 1
+                used += block.count(0) < len(block)
+    return 100 * used // max(1, blocks)
+
+
 def flip_bit(path: Path, offset_bytes: int, bit: int = 0) -> None:
     """Inverts one bit of a file in place: what a worn medium or a hostile mirror does. Raises OSError."""
     with path.open("r+b") as file:

@@ -39,6 +39,10 @@ def _edit(module: str, old: str, new: str) -> tuple[Edit, ...]:
     return (Edit(f"twinlock.core.{module}", old, new),)
 
 
+def _agent(module: str, old: str, new: str) -> tuple[Edit, ...]:
+    return (Edit(f"twinlock.agent.{module}", old, new),)
+
+
 _REFUSE_ROLE_ZERO = Edit("tuf.api._payload", "if threshold < 1:", "if threshold < 0:")
 
 # The check in its layers where a library would catch what ours lets through.
@@ -132,14 +136,25 @@ GUARDS: Final[dict[str, tuple[Edit, ...]]] = {
     "test_metadata.test_case_26_a_root_past_its_time": _edit(
         "trust.verifier", '        self._check_fresh(self.root, "root")\n', "        return\n"
     ),
-    "test_metadata.test_case_27_a_clock_of_1970_does_not_stop_expiry": _edit(
-        "trust.trusted_time", "max(clock_s, built_s, kept_s, 0.0)", "clock_s"
+    "test_agent.test_case_25_a_counter_below_the_floor": _agent(
+        "decide", "if claims.counter < floor:", "if False:"
     ),
-    "test_metadata.test_case_27_a_clock_of_2038_locks_nobody_out": _edit(
-        "trust.verifier", "if signed.is_expired(self.now):", "if False:"
+    "test_agent.test_case_25_a_counter_in_the_manifest_alone": _agent(
+        "metadata", "if found.claims != claims or found.name != signed.path:", "if False:"
     ),
-    "test_metadata.test_case_27_a_clock_that_runs_backwards": _edit(
-        "trust.trusted_time", "max(clock_s, built_s, kept_s, 0.0)", "max(clock_s, built_s)"
+    "test_agent.test_case_27_a_clock_of_1970": _agent(
+        "memory", "0.0 if known is None else known.trusted_s)", "0.0)"
+    ),
+    "test_agent.test_case_27_a_clock_of_1970_on_a_new_device": _agent(
+        "memory", "max(clock.now_s(), BUILD_TIME_S, ", "max(clock.now_s(), "
+    ),
+    "test_agent.test_case_27_a_clock_of_2038": _agent(
+        "metadata",
+        "        trusted = self._client.refresh()\n",
+        "        memory.note_time(self._store, self._now_s)\n        trusted = self._client.refresh()\n",
+    ),
+    "test_agent.test_case_27_a_clock_that_runs_backwards": _agent(
+        "metadata", "        memory.note_time(self._store, self._now_s)\n", ""
     ),
     "test_metadata.test_case_28_duplicate_keys": _edit(
         "trust.strict", "if len(result) != len(pairs):", "if False:"

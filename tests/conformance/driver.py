@@ -29,13 +29,21 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        path = self.path.removeprefix("/")
+        path = self.path.removeprefix("/").removeprefix("repository/")
         data = self.server.repository.get(path)
         status = self.server.repository.statuses.get(path, 200 if data is not None else 404)
         self.send_response(status)
         self.send_header("Content-Length", str(len(data or b"")))
         self.end_headers()
         self.wfile.write(data or b"")
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        data = self.server.repository.calls[self.path](body)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base's own name
         """Tests read `repository.asked` instead."""

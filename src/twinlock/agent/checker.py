@@ -13,34 +13,45 @@ from twinlock.agent.plan import CHECK_MESSAGE_SIZE_BYTES_MAX, CHECKED, CheckAnsw
 from twinlock.core.errors import TwinlockError, error
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from twinlock.agent.ports import Random, Store
 
 PARENT: Final = "TWINLOCK_AGENT_PARENT"
 STDERR_LENGTH_MAX: Final = 500
+PROGRAM: Final = (sys.executable, "-m", "twinlock.agent.main")
 
 
 class ChildChecker:
     """One child per check: `python -m twinlock.agent.main check`, with this process's configuration.
+
+    `program` is what to start instead of this very agent; the lab gives one that counts and breaks.
 
     The child inherits the agent's lock (`lock_fd`) and ends with this process. Its answer is taken only with
     the number that this very request carried.
     """
 
     def __init__(
-        self, store: Store, random: Random, config_path: Path, timeout_s: float, lock_fd: int | None
+        self,
+        store: Store,
+        random: Random,
+        config_path: Path,
+        timeout_s: float,
+        lock_fd: int | None,
+        program: Sequence[str] = PROGRAM,
     ) -> None:
         self._store = store
         self._random = random
         self._config_path = config_path
         self._timeout_s = timeout_s
         self._lock_fd = lock_fd
+        self._program = tuple(program)
 
     def check(self, request: CheckRequest) -> CheckAnswer:
         """Raises TransportError `transfer-stalled` when it takes too long, `internal` when it dies."""
         request = msgspec.structs.replace(request, nonce=self._random.token())
-        argv = [sys.executable, "-m", "twinlock.agent.main", "--config", str(self._config_path), "check"]
+        argv = [*self._program, "--config", str(self._config_path), "check"]
         try:
             done = subprocess.run(
                 argv,

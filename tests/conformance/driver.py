@@ -33,6 +33,8 @@ class _Handler(BaseHTTPRequestHandler):
         data = self.server.repository.get(path)
         status = self.server.repository.statuses.get(path, 200 if data is not None else 404)
         self.send_response(status)
+        for name, value in self.server.repository.headers.get(path, {}).items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(data or b"")))
         self.end_headers()
         self.wfile.write(data or b"")

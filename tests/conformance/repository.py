@@ -58,6 +58,7 @@ class Repository:
         self.files: dict[str, bytes] = {}
         self.asked: list[str] = []
         self.statuses: dict[str, int] = {}
+        self.headers: dict[str, dict[str, str]] = {}
         self.calls: dict[str, Callable[[bytes], bytes]] = {}  # what a device server answers to POST
         self.list_hashes = False
         self.signers: dict[str, list[CryptoSigner]] = {}

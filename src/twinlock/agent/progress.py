@@ -4,7 +4,7 @@
 16 bytes: kind and segment (u32), value (u64), CRC-32 over the header's CRC and both; all little endian. A
 torn or foreign tail ends it. The log is a hint, not trust: what it does not name is read and hashed again,
 what it names wrongly is found when the whole slot is read back before it is armed. So it is never flushed by
-itself.
+itself: a kill loses nothing, a loss of power may take its last records, and the bytes they count with them.
 
 `partial` keeps the first bytes of a part whose transfer was given up, so that they are not sent again. They
 count for nothing until the whole part has its hash.

@@ -86,6 +86,8 @@ class FolderStore:
         path = self.path(name)
         with os_errors(f"state folder {path.parent}"):
             if not path.parent.is_dir():
-                path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-                fsync_dir(path.parent.parent)
+                self.folder.parent.mkdir(parents=True, exist_ok=True)
+                for folder in dict.fromkeys((self.folder, path.parent)):  # each with its own mode
+                    folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+                    fsync_dir(folder.parent)
         return path

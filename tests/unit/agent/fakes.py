@@ -444,13 +444,12 @@ class FakeNetwork:
 
     def twice(self) -> int:
         """How many bytes were sent more than once, over all requests."""
-        covered: set[int] = set()
-        again = 0
-        for start, end in self.seen:
-            for byte in range(start, end):
-                again += byte in covered
-                covered.add(byte)
-        return again
+        sent = sum(end - start for start, end in self.seen)
+        once = reached = 0
+        for start, end in sorted(self.seen):
+            once += max(0, end - max(start, reached))
+            reached = max(reached, end)
+        return sent - once
 
 
 @dataclass

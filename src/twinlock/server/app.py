@@ -38,7 +38,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None, login_once: st
     """
     clock = clock or SystemClock()
     secret = read_secret(settings)
-    pinned = read_root(settings)
+    pinned = read_root(settings, clock)
     database = SqlDatabase(settings.url)
     payloads = PayloadFiles(settings.payloads, settings.temporary, settings.free_bytes_min)
     metadata = MetadataFiles(settings.repository)

@@ -13,7 +13,7 @@ from typing import Final
 
 from twinlock.core import limits
 from twinlock.core.durable import fsync_dir, os_errors, read_bounded, write_atomic
-from twinlock.core.errors import error
+from twinlock.core.errors import TrustError, error
 from twinlock.core.names import check_name
 from twinlock.core.trust.verifier import TrustedSet
 from twinlock.server.audit.chain import append
@@ -96,9 +96,16 @@ def read_secret(settings: Settings) -> bytes:
     return data
 
 
-def read_root(settings: Settings) -> bytes:
-    """The pinned root. Raises InputError when it is missing or unreadable."""
-    return read_bounded(settings.folder / ROOT_NAME, limits.METADATA_SIZE_BYTES_MAX["root"], "pinned root")
+def read_root(settings: Settings, clock: Clock) -> bytes:
+    """The pinned root. Raises InputError when it is missing or unreadable, TrustError when it is no root."""
+    path = settings.folder / ROOT_NAME
+    data = read_bounded(path, limits.METADATA_SIZE_BYTES_MAX["root"], "pinned root")
+    try:
+        TrustedSet(data, now_utc(clock))
+    except TrustError as problem:
+        hint = f"{path} is damaged: restore it from the file that `twinlock server init` was given"
+        raise error(problem.code, f"the pinned root: {problem.what}", hint=hint) from problem
+    return data
 
 
 def _check_empty(folder: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from twinlock.server.seals import seal, unseal
 
@@ -76,7 +77,11 @@ def is_local(request: Request) -> bool:
     The name matters: a page of another site may have its own name resolve to 127.0.0.1 (DNS rebinding).
     """
     client = request.client
-    return client is not None and _is_loopback(client.host) and _is_loopback(request.url.hostname or "")
+    try:
+        named = urlsplit("//" + request.headers.get("host", "")).hostname
+    except ValueError:
+        return False
+    return client is not None and _is_loopback(client.host) and _is_loopback(named or "")
 
 
 def _is_loopback(host: str) -> bool:

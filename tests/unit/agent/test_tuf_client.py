@@ -99,6 +99,18 @@ def test_floors_that_somebody_changed_are_refused(tmp_path: Path) -> None:
             files.load_floors()
 
 
+def test_a_file_larger_than_any_is_not_begun(tmp_path: Path) -> None:
+    repository = Repository()
+    repository.add_file(b"data", "file").length = tuf_client.FILE_SIZE_BYTES_MAX + 1
+    repository.publish("targets", "snapshot", "timestamp")
+    with serve(repository) as address:
+        client = Driver(repository, address, tmp_path)
+        assert client.init() == 0
+        assert client.download("file") == 1
+        assert client.code == "transfer-oversized"
+    assert not any(path.startswith("targets/") for path in repository.asked)
+
+
 def test_a_stored_file_larger_than_any_is_passed_over(tmp_path: Path) -> None:
     files = RoleFiles(FolderStore(tmp_path), "metadata")
     assert files.load("timestamp") is None

@@ -226,3 +226,47 @@ def test_freshness_is_by_the_time_handed_in(repository: Repository) -> None:
     late = TrustedSet(repository.served("root"), repository.expires + timedelta(seconds=1))
     with pytest.raises(TwinlockError, match="metadata-expired"):
         late.check_root_fresh()
+
+
+def test_two_delegators_that_name_the_same_key(trusted: TrustedSet, repository: Repository) -> None:
+    """One file, asked for through both; each vouches for it, and it is taken once."""
+    for parent in ("A", "B"):
+        repository.delegate("targets", parent, paths=[f"{parent}/*"])
+        repository.delegate(parent, "C", paths=[f"{parent}/*"])
+        repository.add_file(b"data", f"{parent}/file", "C")
+    repository.publish("A", "B", "C", "targets", "snapshot", "timestamp")
+    for _, step in STEPS[:3]:
+        step(trusted, repository)
+    for role, delegator in (("A", "targets"), ("B", "targets"), ("C", "A")):
+        trusted.update_role(repository.served(role), role, delegator)
+    assert trusted.release("A/file").path == "A/file"
+    assert trusted.release("B/file").path == "B/file"
+
+
+def test_a_role_comes_after_its_delegator(trusted: TrustedSet, repository: Repository) -> None:
+    for _, step in STEPS[:3]:
+        step(trusted, repository)
+    with pytest.raises(InternalError):
+        trusted.update_role(repository.served("targets"), "targets", "unknown")
+
+
+@pytest.mark.parametrize("role", ["root", "timestamp", "snapshot", "targets"])
+def test_critical_fields_that_nobody_knows_are_refused(repository: Repository, role: str) -> None:
+    repository.metadata[role].signed.unrecognized_fields["critical"] = ["something"]
+    repository.publish("root", "targets", "snapshot", "timestamp")
+    store = MemoryStore(repository.files["metadata/1.root.json"])
+    with pytest.raises(TwinlockError, match="format-unknown"):
+        client(repository, store).refresh()
+    assert store.files.get(role) == (store.files["root"] if role == "root" else None)
+
+
+def test_a_timestamp_that_goes_back_to_a_known_snapshot_is_seen_by_the_snapshot_too(
+    trusted: TrustedSet, repository: Repository
+) -> None:
+    """The stored snapshot is newer than the one listed, though no timestamp is left to say so."""
+    repository.publish("snapshot")
+    newer = repository.served("snapshot")
+    trusted.update_timestamp(repository.files["metadata/timestamp.json"])
+    assert trusted.load_snapshot(newer) is False
+    with pytest.raises(TwinlockError, match="metadata-rollback"):
+        trusted.update_snapshot(repository.files["metadata/1.snapshot.json"])

@@ -212,7 +212,7 @@ class TrustedSet:
         _check_version(document.signed, meta, what)
         self._check_fresh(document.signed, what)
         self._roles[role] = document
-        self._vouched = {pair for pair in self._vouched if pair[0] != role} | {(role, delegator)}
+        self._vouched = {pair for pair in self._vouched if role not in pair} | {(role, delegator)}
         if (role, delegator) == delegations.FIRST:
             self.targets = document.signed
         return document.signed

@@ -198,7 +198,7 @@ class HttpResponse:
 
     def close(self) -> None:
         """Keeps the connection if the body was read to its end, else ends it."""
-        finished = self._answer.isclosed() or self._left == 0
+        finished = self._left == 0 or (self._left is None and self._answer.isclosed())
         self._answer.close()
         self._owner.done(keep=finished and not self._answer.will_close)
 
@@ -247,8 +247,7 @@ class HttpNetwork:
             connection.request(
                 request.method, f"{path}?{parts.query}" if parts.query else path, request.body, headers
             )
-            answer = connection.getresponse()
-            response = HttpResponse(answer, self)
+            response = self._response(connection.getresponse())
         except _STALE:
             raise
         except TwinlockError:
@@ -259,6 +258,13 @@ class HttpNetwork:
             raise _lost(problem) from problem
         self._watch.begin_body()
         return response
+
+    def _response(self, answer: http.client.HTTPResponse) -> HttpResponse:
+        try:
+            return HttpResponse(answer, self)
+        except TwinlockError:
+            answer.close()
+            raise
 
     def done(self, *, keep: bool) -> None:
         """Ends the connection unless it can serve the next request."""

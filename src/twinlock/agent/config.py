@@ -31,7 +31,9 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from twinlock.agent.address import check_url
 from twinlock.core import limits
+from twinlock.core.bootrecord import SECTOR_SIZE_BYTES
 from twinlock.core.durable import read_bounded
 from twinlock.core.errors import TwinlockError, error
 from twinlock.core.names import SLOTS, check_device_id, check_name
@@ -166,15 +168,40 @@ def _check(config: Config) -> None:
     rules = (
         (set(config.slots) == set(SLOTS), "the slots are [slots.a] and [slots.b]"),
         (a is None or b is None or not _overlap(a, b), "the two slots overlap"),
-        (abs(boot.offset_bytes[0] - boot.offset_bytes[1]) >= 512, "the boot record's two sectors overlap"),
-        (all(offset % 512 == 0 for offset in boot.offset_bytes), "the boot record's sectors are unaligned"),
+        (
+            abs(boot.offset_bytes[0] - boot.offset_bytes[1]) >= SECTOR_SIZE_BYTES,
+            "the boot record's two sectors overlap",
+        ),
+        (
+            all(offset % SECTOR_SIZE_BYTES == 0 for offset in boot.offset_bytes),
+            "the boot record's sectors are unaligned",
+        ),
         (network.backoff_s_min <= network.backoff_s_max, "backoff_s_min is above backoff_s_max"),
         (bool(config.reboot.command), "the reboot command is empty"),
-        (config.server.startswith(("http://", "https://")), "server is an http or https address"),
+        (config.state.is_absolute(), "state is not an absolute path"),
+        (
+            not any(
+                _holds(slot, boot, offset) for slot in config.slots.values() for offset in boot.offset_bytes
+            ),
+            "the boot record lies in a slot",
+        ),
     )
     for holds, what in rules:
         if not holds:
             raise error("config-invalid", what)
+    address = check_url(config.server)
+    if address.query or address.fragment:
+        raise error("config-invalid", "the server's address has a query")
+
+
+def _holds(slot: SlotConfig, boot: BootConfig, offset_bytes: int) -> bool:
+    """Whether a copy of the boot record lies in the slot."""
+    if slot.path != boot.path:
+        return False
+    if slot.size_bytes is None:
+        return offset_bytes + SECTOR_SIZE_BYTES > slot.offset_bytes
+    end = slot.offset_bytes + slot.size_bytes
+    return slot.offset_bytes - SECTOR_SIZE_BYTES < offset_bytes < end
 
 
 def _overlap(a: SlotConfig, b: SlotConfig) -> bool:

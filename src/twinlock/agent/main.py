@@ -77,6 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TwinlockError as problem:
         show(problem, as_json=args.json)
         return problem.exit_code
+    except OSError as problem:
+        from twinlock.core.durable import os_error
+
+        failure = os_error(problem, str(problem.filename or "a file or device"))
+        show(failure, as_json=args.json)
+        return failure.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as problem:  # noqa: BLE001  the boundary: no traceback reaches a user

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import msgspec
 from tuf.api.metadata import Root, Targets
 
-from twinlock.agent.http import check_url
+from twinlock.agent.address import check_url
 from twinlock.agent.ports import Request
 from twinlock.core import limits
 from twinlock.core.errors import InputError, error

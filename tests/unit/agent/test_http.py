@@ -18,10 +18,11 @@ from cryptography.x509.oid import NameOID
 
 from tests.unit.agent.fakes import FakeRandom, config_for
 from tests.unit.agent.sockets import RawServer, Script, ok, reply, serving
+from twinlock.agent.address import check_url, is_loopback
 from twinlock.agent.api import DeviceApi
 from twinlock.agent.clock import SystemClock
 from twinlock.agent.config import NetworkConfig
-from twinlock.agent.http import HttpNetwork, check_url, is_loopback, read_all
+from twinlock.agent.http import HttpNetwork, read_all
 from twinlock.agent.ports import Request
 from twinlock.core import protocol
 from twinlock.core.errors import TwinlockError

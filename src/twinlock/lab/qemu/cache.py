@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -46,7 +47,10 @@ def cached(name: str, recipe: str, suffix: str, make: Callable[[Path], None]) ->
     with os_errors(f"cache entry {path}"), _locked(folder / f"{name}-{digest}.lock"):
         if not path.exists():
             temporary = path.with_name(path.name + ".tmp" + suffix)
-            temporary.unlink(missing_ok=True)
+            if temporary.is_dir():
+                shutil.rmtree(temporary)
+            else:
+                temporary.unlink(missing_ok=True)
             make(temporary)
             temporary.replace(path)
     return path

@@ -29,14 +29,34 @@ KERNELS: Final[dict[str, str]] = {"arm64": "linux-image-cloud-arm64", "x86-64": 
 CONSOLES: Final[dict[str, str]] = {"arm64": "ttyAMA0", "x86-64": "ttyS0"}
 MARK: Final = "TWINLOCK-GUEST"
 _TINY_INIT: Final = f"""\
-#!/bin/busybox sh
-/bin/busybox mount -t proc proc /proc
-/bin/busybox mount -t devtmpfs dev /dev
-system=$(/bin/busybox cat /etc/system)
-slot=$(/bin/busybox sed 's/.*twinlock.slot=\\([a-z]*\\).*/\\1/' /proc/cmdline)
-echo "{MARK} system=$system slot=$slot end"
-exec /bin/busybox sh
+#!/bin/sh
+[ -e /proc/cmdline ] || mount -t proc proc /proc
+[ -e /dev/null ] || mount -t devtmpfs dev /dev
+exec >/dev/console 2>&1 </dev/console
+slot=$(sed 's/.*twinlock.slot=\\([a-z]*\\).*/\\1/' /proc/cmdline)
+echo "{MARK} system=$(cat /etc/system) slot=$slot end"
+exec sh
 """
+# What the init above, `provision/scripts/preinit` and tests use.
+_APPLETS: Final = (
+    *(
+        "sh",
+        "mount",
+        "umount",
+        "mkdir",
+        "cat",
+        "grep",
+        "readlink",
+        "head",
+        "tr",
+        "wc",
+        "chmod",
+        "chown",
+        "stat",
+    ),
+    *("find", "mv", "rm", "cp", "sync", "printf", "echo", "sed", "ls", "touch", "reboot", "dd", "sha256sum"),
+)
+TINY_INIT: Final = "/sbin/lab-init"
 
 
 def debian(architecture: Architecture, packages: Sequence[str]) -> Path:
@@ -47,11 +67,16 @@ def debian(architecture: Architecture, packages: Sequence[str]) -> Path:
     if architecture not in DEBIAN_NAMES:
         raise error("input-invalid", f"architecture {architecture!r} is not known: {sorted(DEBIAN_NAMES)}")
     names = sorted(packages)
-    recipe = json.dumps(["debian", 1, SUITE, architecture, names])
+    recipe = json.dumps(["debian", 2, SUITE, architecture, names])
 
     def make(out: Path) -> None:
         arguments = ["mmdebstrap", "--variant=extract", f"--include={','.join(names)}", "--quiet"]
-        arguments += [f"--arch={DEBIAN_NAMES[architecture]}", SUITE, str(out)]
+        arguments += [
+            "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
+            f"--arch={DEBIAN_NAMES[architecture]}",
+            SUITE,
+            str(out),
+        ]
         run(arguments, package="mmdebstrap")
 
     return cached(f"debian-{architecture}", recipe, ".tar", make)
@@ -72,7 +97,7 @@ def kernel_and_busybox(architecture: Architecture) -> tuple[Path, Path]:
 
     def maker(prefix: str) -> Path:
         name = Path(prefix).name
-        recipe = json.dumps(["member", 1, SUITE, architecture, packages, prefix])
+        recipe = json.dumps(["member", 2, SUITE, architecture, packages, prefix])
 
         def make(out: Path) -> None:
             with tarfile.open(debian(architecture, packages)) as archive, os_errors(str(out)):
@@ -80,20 +105,28 @@ def kernel_and_busybox(architecture: Architecture) -> tuple[Path, Path]:
 
         return cached(f"{name}-{architecture}", recipe, ".bin", make)
 
-    return maker("boot/vmlinuz"), maker("bin/busybox")
+    return maker("boot/vmlinuz"), maker("usr/bin/busybox")
 
 
-def tiny(architecture: Architecture, folder: Path, system: str) -> Path:
-    """Fills `folder` with a system that prints `TWINLOCK-GUEST system=<system> slot=<slot> end` and waits."""
+def tiny(architecture: Architecture, folder: Path, system: str, *, bare: bool = True) -> Path:
+    """Fills `folder` with a system that prints `TWINLOCK-GUEST system=<system> slot=<slot> end` and waits.
+
+    A `bare` one starts at once; the other has its init at `TINY_INIT`, for `provision.rootfs` to install
+    before it.
+    """
     kernel, busybox = kernel_and_busybox(architecture)
     with os_errors(f"tree {folder}"):
-        for name in ("bin", "boot", "dev", "etc", "proc", "usr/lib/twinlock"):
+        for name in ("bin", "boot", "dev", "etc", "proc", "sbin", "sys", "run", "tmp", "usr/lib/twinlock"):
             (folder / name).mkdir(parents=True)
         (folder / "boot/vmlinuz").write_bytes(kernel.read_bytes())
         (folder / "bin/busybox").write_bytes(busybox.read_bytes())
         (folder / "bin/busybox").chmod(0o755)
+        for applet in _APPLETS:
+            (folder / "bin" / applet).symlink_to("busybox")
         (folder / "etc/system").write_text(system + "\n", "ascii")
-        init = folder / "usr/lib/twinlock/preinit"
+        init = folder / TINY_INIT.lstrip("/")
         init.write_text(_TINY_INIT, "ascii")
         init.chmod(0o755)
+        if bare:
+            (folder / "usr/lib/twinlock/preinit").symlink_to(TINY_INIT)
     return folder

@@ -63,6 +63,8 @@ def run(
 ) -> None:
     """Serve the server in DIR until SIGTERM or Ctrl-C; the log goes to standard error."""
     from twinlock.server import settings
+
+    loaded = settings.load(folder)  # a folder that holds no server is told before all the rest is imported
     from twinlock.server.run import serve
 
     output = Output(as_json)
@@ -76,7 +78,7 @@ def run(
             f"Status page (this link logs in once): {page}",
         )
 
-    serve(settings.load(folder), host, port, ready, login_once=once)
+    serve(loaded, host, port, ready, login_once=once)
 
 
 @app.command()

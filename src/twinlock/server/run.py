@@ -35,6 +35,7 @@ KEEP_ALIVE_S: Final = 75
 STOP_WAIT_S: Final = 20
 CONNECTIONS_MAX: Final = 4096
 BACKLOG: Final = 1024
+PORT_MAX: Final = 65_535
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 log: Final = logging.getLogger("twinlock.server")
@@ -150,33 +151,33 @@ def serve(
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises InputError `input-invalid` that says what is wrong with the address."""
+    if not 0 <= port <= PORT_MAX:
+        raise error("input-invalid", f"{port} is no port; there are 0 to {PORT_MAX}")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except (OSError, OverflowError, UnicodeError) as problem:
+    except (OSError, UnicodeError) as problem:
         raise error("input-invalid", f"{host!r} is no address of this machine: {problem}") from problem
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
-    except (OSError, OverflowError) as problem:
+    except OSError as problem:
         listener.close()
         raise _unusable(host, port, problem) from problem
     return listener
 
 
-def _unusable(host: str, port: int, problem: Exception) -> Exception:
-    number = problem.errno if isinstance(problem, OSError) else None
-    if number == errno.EADDRINUSE:
+def _unusable(host: str, port: int, problem: OSError) -> Exception:
+    if problem.errno == errno.EADDRINUSE:
         hint = "stop the program that listens there, or choose another --port"
         return error("input-invalid", f"port {port} of {host} is in use", hint=hint)
-    if number in (errno.EACCES, errno.EPERM):
+    if problem.errno in (errno.EACCES, errno.EPERM):
         hint = "choose a --port of 1024 or more, or run it as a user that may use this one"
         return error("input-invalid", f"port {port} may not be used by this user", hint=hint)
-    reason = problem.strerror if isinstance(problem, OSError) else str(problem)
-    return error("input-invalid", f"{host} port {port} cannot be listened on: {reason}")
+    return error("input-invalid", f"{host} port {port} cannot be listened on: {problem.strerror}")
 
 
 def check_page(settings: Settings, listener: socket.socket) -> None:

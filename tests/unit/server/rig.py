@@ -216,7 +216,9 @@ class Server:
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         """One request and its whole answer."""
-        call = self._client.request(method, path, content=body, json=json, headers=headers)
+        call = self._client.request(
+            method, f"http://127.0.0.1{path}", content=body, json=json, headers=headers
+        )
         return self._runner.run(call)
 
     def operator(

@@ -17,11 +17,20 @@ from twinlock.core import bootenv_grub, bootenv_uboot, bootrecord
 from twinlock.core.durable import fsync_dir, os_errors
 from twinlock.core.errors import error
 from twinlock.core.limits import MIB
-from twinlock.provision import filesystems, gpt, layout, loader_grub, loader_uboot, mbr, recordfat
+from twinlock.provision import (
+    filesystems,
+    gpt,
+    layout,
+    loader_grub,
+    loader_systemd_boot,
+    loader_uboot,
+    mbr,
+    recordfat,
+)
 from twinlock.provision.sizes import show_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from twinlock.provision.layout import DiskSpec, Filesystem, Plan, Role
 
@@ -91,11 +100,11 @@ def _fill(
     disk.truncate(plan.disk_size_bytes)
     _write_raw(plan, trees, disk)
     _write_all(disk, gpt.encode(gpt.of_plan(plan)) if plan.spec.table == "gpt" else mbr.encode(plan))
-    _write_boot(plan, trees, disk, parts, architecture)
+    kernels = _write_systems(plan, trees, disk, parts)
+    _write_boot(plan, trees, disk, parts, architecture, kernels)
     if plan.spec.loader.kind == "grub":
         _write_all(disk, recordfat.metadata(plan))
     _write_all(disk, record_blocks(plan, record))
-    _write_systems(plan, trees, disk, parts)
     _write_data(plan, trees, disk, parts)
     disk.flush()
     os.fsync(disk.fileno())
@@ -159,8 +168,15 @@ def _write_raw(plan: Plan, trees: Trees, disk: BinaryIO) -> None:
     _write_all(disk, zip(offsets, blobs, strict=True))
 
 
-def _write_boot(plan: Plan, trees: Trees, disk: BinaryIO, parts: Path, architecture: str) -> None:
-    files = {}
+def _write_boot(
+    plan: Plan,
+    trees: Trees,
+    disk: BinaryIO,
+    parts: Path,
+    architecture: str,
+    kernels: Mapping[str, Mapping[str, bytes]],
+) -> None:
+    files: dict[str, bytes] = {}
     if trees.boot is not None:
         for path in sorted(trees.boot.rglob("*")):
             if path.is_file():
@@ -170,6 +186,8 @@ def _write_boot(plan: Plan, trees: Trees, disk: BinaryIO, parts: Path, architect
         files |= loader_uboot.boot_files(plan, architecture=architecture)
     elif kind == "grub":
         files |= loader_grub.boot_files(plan, target=architecture)
+    else:
+        files |= loader_systemd_boot.boot_files(plan, kernels, target=architecture)
     image = parts / "boot.img"
     serial = int.from_bytes(uuid.UUID(plan.disk_uuid).bytes[4:8], "big")
     part = plan.need("boot")
@@ -177,7 +195,9 @@ def _write_boot(plan: Plan, trees: Trees, disk: BinaryIO, parts: Path, architect
     _place(plan, "boot", image, disk)
 
 
-def _write_systems(plan: Plan, trees: Trees, disk: BinaryIO, parts: Path) -> None:
+def _write_systems(plan: Plan, trees: Trees, disk: BinaryIO, parts: Path) -> dict[str, dict[str, bytes]]:
+    """Puts the systems into their partitions; gives back kernels for a loader that reads FAT only."""
+    kernels: dict[str, dict[str, bytes]] = {}
     sources: list[tuple[Role, Path | None]] = [("a", trees.a), ("b", trees.b), ("recovery", trees.recovery)]
     for role, source in sources:
         if source is None:
@@ -199,8 +219,12 @@ def _write_systems(plan: Plan, trees: Trees, disk: BinaryIO, parts: Path) -> Non
             keep_owners=trees.keep_owners,
         )
         _place(plan, role, image, disk)
+        if plan.spec.loader.kind == "systemd-boot":
+            wanted = loader_systemd_boot.slot_files(plan.spec.loader)
+            kernels[role] = {name: filesystems.read_file(image, path) for path, name in wanted.items()}
         if image.parent == parts:
             image.unlink()
+    return kernels
 
 
 def _write_data(plan: Plan, trees: Trees, disk: BinaryIO, parts: Path) -> None:

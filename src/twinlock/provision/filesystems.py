@@ -121,6 +121,22 @@ def _normalise(image: Path, environment: Mapping[str, str], *, keep_owners: bool
     )
 
 
+def read_file(image: Path, path: str) -> bytes:
+    """A file of an ext4 or squashfs image. Raises InputError `input-missing` when it has no such plain file."""
+    with TemporaryDirectory(prefix="twinlock-read-") as folder, os_errors(f"{path} of {image}"):
+        out = Path(folder, "file")
+        with image.open("rb") as file:
+            squashfs = file.read(4) == b"hsqs"
+        if squashfs:
+            run(["unsquashfs", "-n", "-d", folder + "/tree", str(image), path], package="squashfs-tools")
+            out = Path(folder, "tree", path.lstrip("/"))
+        elif '"' not in path and "\n" not in path:
+            run(["debugfs", "-R", f'dump "{path}" {out}', str(image)], package="e2fsprogs")
+        if out.is_symlink() or not out.is_file() or not out.stat().st_size:
+            raise error("input-missing", f"the system in {image.name} has no file {path}")
+        return out.read_bytes()
+
+
 def make_fat(out: Path, size_bytes: int, files: Mapping[str, bytes], *, label: str, serial: int) -> None:
     """Makes `out` a FAT image of exactly `size_bytes` holding `files` (path with `/` -> content).
 

@@ -31,9 +31,11 @@ def run(
     stdin: bytes = b"",
     environment: dict[str, str] | None = None,
     timeout_s: float = RUN_TIMEOUT_S,
+    keep_environment: bool = False,
 ) -> str:
     """What the program printed. Its environment is the same everywhere: C locale, UTC, no user settings.
 
+    `keep_environment` passes this process's own instead, for programs that the user sets up (proxies, ...).
     Raises DeviceError `package-missing` when it is not installed, `io-error` when it fails or takes too long.
     """
     tool = find_tool(arguments[0], package)
@@ -48,7 +50,7 @@ def run(
             [tool, *arguments[1:]],
             input=stdin,
             capture_output=True,
-            env=fixed | (environment or {}),
+            env=({**os.environ} if keep_environment else fixed) | (environment or {}),
             timeout=timeout_s,
             check=False,
         )

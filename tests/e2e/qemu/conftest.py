@@ -59,6 +59,24 @@ class Board:
         return found
 
 
+class Shell:
+    """The root shell on a device's console."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._count = 0
+
+    def run(self, command: str) -> str:
+        """What the command printed; fails when its exit status is not 0."""
+        self._count += 1
+        since = self._machine.console.position()
+        # The marks are split, so that the console's echo of the command is not taken for its end.
+        self._machine.send(f"echo be''gin{self._count}; {command}; echo en''d{self._count} $?\n")
+        match = self._machine.wait_for(rf"begin{self._count}\n((?s:.*?))end{self._count} (\d+)", since=since)
+        assert match[2] == "0", f"{command} ended with {match[2]}:\n{match[1]}"
+        return match[1].strip()
+
+
 def description(architecture: Architecture) -> str:
     return f"""
         name = "lab-{architecture}"
@@ -89,7 +107,7 @@ def board(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 class Power(Protocol):
     """Switches a device on: from an image file, or from a disk served over NBD."""
 
-    def __call__(self, disk: Path, *, nbd: bool = False) -> Machine: ...
+    def __call__(self, disk: Path, *, nbd: bool = False, network: bool = False) -> Machine: ...
 
 
 @pytest.fixture
@@ -97,8 +115,8 @@ def power(board: Board, tmp_path: Path) -> Iterator[Power]:
     """Switches a device on; whatever the test does, its QEMU is ended."""
     machines: list[Machine] = []
 
-    def switch_on(disk: Path, *, nbd: bool = False) -> Machine:
-        machine = Machine(MachineSpec(board.architecture, disk, nbd=nbd), tmp_path)
+    def switch_on(disk: Path, *, nbd: bool = False, network: bool = False) -> Machine:
+        machine = Machine(MachineSpec(board.architecture, disk, nbd=nbd, network=network), tmp_path)
         machines.append(machine)
         return machine
 

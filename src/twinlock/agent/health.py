@@ -87,11 +87,8 @@ class Gate:
             wait_s = min(WAIT_S_MAX, wait_s * 2)
         if hooks_decided and self._health.unreachable == "hooks":
             return None
-        return Verdict(
-            code="health-timeout",
-            detail=f"no fresh metadata within {self._health.deadline_s:g} s: {problem}",
-            condemns=False,
-        )
+        what = f"no fresh metadata within {self._health.deadline_s:g} s: {problem.what}"
+        return Verdict(code=problem.code, detail=what, condemns=False)
 
     def _ask_server(self) -> TwinlockError | None:
         try:

@@ -193,8 +193,15 @@ def _ended(state: State, record: BootRecord, job: Job) -> Step:
         return _committed(state)
     if state.booted == job.slot:
         return _leave(state)
-    verdict = state.verdict or Verdict(code="trial-exhausted", detail=record.reason or "rolled back")
-    return _rolled_back(replace(state, verdict=verdict))
+    return _rolled_back(replace(state, verdict=state.verdict or _verdict_in(record)))
+
+
+def _verdict_in(record: BootRecord) -> Verdict:
+    """What the boot record's reason, `CODE: DETAIL`, still tells when the journal does not."""
+    code, _, detail = record.reason.partition(": ")
+    if code not in CATALOGUE:
+        return Verdict(code="trial-exhausted", detail=record.reason or "rolled back")
+    return Verdict(code=code, detail=detail, condemns=kind_of(code) is Kind.HEALTH)
 
 
 # --- the check --------------------------------------------------------------------------------------------
@@ -209,7 +216,7 @@ def _checked(state: State, event: _Answer) -> Step:
     if state.acquit is None:
         return _answered(state, event)
     at_fault = state.acquit
-    condemn = do.Condemn(at_fault.assignment_id, at_fault.manifest_sha256, "health-timeout")
+    condemn = do.Condemn(at_fault.assignment_id, at_fault.manifest_sha256, "server-unreachable")
     state = replace(state, acquit=None)
     if isinstance(event, on.Planned) and event.job.manifest_sha256 == at_fault.manifest_sha256:
         return state, (condemn, do.DropPlan(), do.Check(inactive_slot(state)))
@@ -387,7 +394,8 @@ def _settled(state: State) -> Step:
     if state.phase is Phase.INSTALLING and verdict is not None:
         return idle, (do.Flush(), _finish(verdict.code, verdict.detail))
     if state.phase is Phase.ROLLING_BACK and verdict is not None and not verdict.condemns:
-        idle = replace(idle, acquit=job if verdict.code == "health-timeout" else None)
+        was_outage = kind_of(verdict.code) in (Kind.TRANSPORT, Kind.TRUST, Kind.POLICY)
+        idle = replace(idle, acquit=job if was_outage else None)
     return idle, (do.Check(inactive_slot(idle)),)
 
 

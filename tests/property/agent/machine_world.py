@@ -238,7 +238,7 @@ class World:
         verdicts = {
             "good": None,
             "bad": Verdict(code="health-failed", detail="simulated"),
-            "cut off": Verdict(code="health-timeout", detail="simulated", condemns=False),
+            "cut off": Verdict(code="server-unreachable", detail="simulated", condemns=False),
         }
         return on.Judged(verdicts[image.health])
 

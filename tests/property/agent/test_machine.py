@@ -69,7 +69,7 @@ def test_a_device_always_ends_whole_and_honest(seed: int) -> None:
 
 @pytest.mark.parametrize(
     ("health", "code"),
-    [("bad", "health-failed"), ("cut off", "health-timeout"), ("dead", "trial-exhausted")],
+    [("bad", "health-failed"), ("cut off", "server-unreachable"), ("dead", "trial-exhausted")],
 )
 def test_a_bad_release_is_rolled_back_and_the_reason_told(health: str, code: str) -> None:
     world = World(lambda below: 0, calm=True)

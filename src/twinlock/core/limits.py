@@ -22,6 +22,18 @@ PAYLOAD_SIZE_BYTES_MAX: Final = IMAGE_SIZE_BYTES_MAX + INDEX_SIZE_BYTES_MAX + GI
 WINDOW_LOG_MAX: Final = 23  # 8 MiB: segment + reference window
 WINDOW_SIZE_BYTES_MAX: Final = 1 << WINDOW_LOG_MAX
 
+# Parts of a delta
+COPY_RANGES_MAX: Final = 64  # in the index; a segment in more pieces is a patch without differences
+REFERENCE_SIZE_BYTES_MAX: Final = WINDOW_SIZE_BYTES_MAX - SEGMENT_SIZE_BYTES
+REFERENCE_RANGES_MAX: Final = 4096
+PREFIX_SIZE_BYTES_MAX: Final = 3 * MIB
+PREFIX_WINDOW_LOG_MAX: Final = 22  # zstd allocates its window beside prefix and segment
+STEPS_MAX: Final = 64
+PLAIN_SIZE_BYTES_MAX: Final = 4 * MIB  # what one step unpacks to
+PROGRAM_SIZE_BYTES_MAX: Final = PLAIN_SIZE_BYTES_MAX + MIB
+COVERS_MAX: Final = 1 << 16
+DIFF_RUNS_MAX: Final = 1 << 15
+
 # Manifest
 MANIFEST_SIZE_BYTES_MAX: Final = 4 * MIB
 HARDWARE_IDS_MAX: Final = 64

@@ -21,7 +21,7 @@ import msgspec
 from twinlock.core import limits
 from twinlock.core.errors import error
 from twinlock.core.manifest import HASH_SIZE_BYTES, Manifest
-from twinlock.core.payload.parts import Part, check_part
+from twinlock.core.payload.parts import DELTA_KINDS, Part, check_part
 
 MAGIC: Final = b"TWLKPAY\0"
 VERSION: Final = 1
@@ -93,6 +93,8 @@ def decode_index(data: bytes, trailer: Trailer) -> Index:
             raise error("payload-malformed", "a hash in the payload's index is not 32 bytes")
     for part in index.parts:
         check_part(part)
+    if index.base_sha256 is None and any(isinstance(part, DELTA_KINDS) for part in index.parts):
+        raise error("payload-malformed", "the payload names no base, but has parts that need one")
     return index
 
 

@@ -1,0 +1,1 @@
+"""Real image pairs for the delta benchmark, built from Debian packages and cached outside the tree."""

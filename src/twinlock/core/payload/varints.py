@@ -1,0 +1,93 @@
+"""Numbers in as few bytes as they need (LEB128: 7 bits a byte, low ones first), and columns of them."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Final
+
+from twinlock.core.errors import error
+
+BYTES_MAX: Final = 6  # 42 bits: more than any offset in an image
+_SHIFT_MAX: Final = 7 * (BYTES_MAX - 1)
+
+
+class Reader:
+    """Reads numbers from the front of `data`. Whatever is wrong raises TrustError `payload-malformed`."""
+
+    def __init__(self, data: bytes | memoryview, number: int) -> None:
+        self._data = memoryview(data)
+        self._part = number
+        self.position = 0
+
+    def value(self, maximum: int, what: str, minimum: int = 0) -> int:
+        """One number, refused outside `minimum`..`maximum`."""
+        found = self.column(1)[0]
+        if not minimum <= found <= maximum:
+            raise error("payload-malformed", f"part {self._part} claims {found} for its {what}")
+        return found
+
+    def column(self, count: int) -> array[int]:
+        """`count` numbers; the caller has bounded `count`."""
+        data, position = self._data, self.position
+        found = array("Q")
+        append = found.append
+        try:
+            for _ in range(count):
+                byte = data[position]
+                position += 1
+                if byte < 0x80:
+                    append(byte)
+                    continue
+                result, shift = byte & 0x7F, 7
+                while True:
+                    byte = data[position]
+                    position += 1
+                    result |= (byte & 0x7F) << shift
+                    if byte < 0x80:
+                        break
+                    shift += 7
+                    if shift > _SHIFT_MAX:
+                        raise IndexError
+                append(result)
+        except IndexError:
+            raise error("payload-malformed", f"part {self._part} ends within its numbers") from None
+        self.position = position
+        return found
+
+    def signed_column(self, count: int) -> array[int]:
+        """`count` numbers that may be negative, folded as 0, -1, 1, -2, 2 ..."""
+        return array("q", [(value >> 1) ^ -(value & 1) for value in self.column(count)])
+
+    def take(self, length: int) -> memoryview:
+        """The next `length` bytes, without a copy."""
+        if length > len(self._data) - self.position:
+            raise error("payload-malformed", f"part {self._part} is shorter than it says")
+        found = self._data[self.position : self.position + length]
+        self.position += length
+        return found
+
+    def rest(self) -> memoryview:
+        """Everything that is left."""
+        return self.take(len(self._data) - self.position)
+
+    def end(self) -> None:
+        """Raises unless everything was read."""
+        if self.position != len(self._data):
+            raise error("payload-malformed", f"part {self._part} has bytes that nothing reads")
+
+
+def encode(value: int) -> bytes:
+    """One number of at most 42 bits."""
+    if not 0 <= value < 1 << (7 * BYTES_MAX):
+        raise ValueError(value)
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def fold(value: int) -> int:
+    """A number that may be negative as one that is not: 0, -1, 1, -2, 2 become 0, 1, 2, 3, 4."""
+    return value << 1 if value >= 0 else ~(value << 1)

@@ -1,0 +1,1 @@
+"""Delta payloads: the same segments, made from what a device already has."""

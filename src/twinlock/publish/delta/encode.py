@@ -1,0 +1,169 @@
+"""From two images to a delta payload: segments in parallel, parts in order, the same bytes however many jobs.
+
+The payload is written to a temporary file beside `out` and renamed when it is whole and flushed; a power cut
+leaves the temporary file, which the next run overwrites.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from twinlock.core import limits
+from twinlock.core.durable import fsync_dir, os_errors
+from twinlock.core.errors import error
+from twinlock.core.payload import container
+from twinlock.core.payload.parts import Part
+from twinlock.publish.delta.blocks import BlockIndex
+from twinlock.publish.delta.files.detect import map_files
+from twinlock.publish.delta.pairing import Pairing
+from twinlock.publish.delta.references import Reference
+from twinlock.publish.delta.segments import EncodedSegment, Encoder
+
+JOBS_MAX: Final = 8  # each takes up to 200 MiB, all together at most 2 GiB
+_AHEAD: Final = 4  # segments in flight for each job
+_HASH_CHUNK_BYTES: Final = limits.MIB
+
+Progress = Callable[[int], None]
+
+
+@dataclass(slots=True)
+class DeltaStats:
+    """What came out: the payload's size, how many parts of each kind, and the bytes of each kind."""
+
+    size_bytes: int = 0
+    base_sha256: bytes = b""
+    image_sha256: bytes = b""
+    parts: Counter[str] = field(default_factory=Counter)
+    part_bytes: Counter[str] = field(default_factory=Counter)
+
+
+def encode_delta(
+    base: Path, image: Path, out: Path, jobs: int = 0, progress: Progress = lambda _: None
+) -> DeltaStats:
+    """Writes the payload that makes `image` out of `base`; `progress` is told the bytes that are done.
+
+    `jobs` of 0 means one for each processor. Raises InputError `input-missing`, `input-unreadable`,
+    `image-empty`, `image-unaligned`, `input-too-large`; `image-changed` when an image is written meanwhile;
+    DeviceError `disk-full`; InternalError when a part does not decode to its segment.
+    """
+    jobs = min(jobs or os.cpu_count() or 1, JOBS_MAX)
+    with _mapped(base) as old, _mapped(image) as new:
+        stats = DeltaStats(base_sha256=_sha256(old), image_sha256=_sha256(new))
+        temporary = out.with_name(out.name + ".tmp")
+        count = -(-len(new) // limits.SEGMENT_SIZE_BYTES)
+        try:
+            with os_errors(f"payload {out}"), temporary.open("wb") as file:
+                parts = _write_parts(file, _segments(base, image, count, jobs), len(new), progress, stats)
+                tail = container.encode_tail(
+                    container.Index(stats.image_sha256, len(new), stats.base_sha256, tuple(parts))
+                )
+                file.write(tail)
+                file.flush()
+                os.fsync(file.fileno())
+                stats.size_bytes = file.tell()
+            if (_sha256(old), _sha256(new)) != (stats.base_sha256, stats.image_sha256):
+                raise error("image-changed", f"{base} or {image} was written to while it was read")
+            with os_errors(f"payload {out}"):
+                temporary.replace(out)
+                fsync_dir(out.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return stats
+
+
+def _write_parts(
+    file: BinaryIO, segments: Iterator[EncodedSegment], size_bytes: int, progress: Progress, stats: DeltaStats
+) -> list[Part]:
+    parts: list[Part] = []
+    done = 0
+    for segment in segments:
+        file.write(segment.data)
+        parts.append(segment.part)
+        kind = type(segment.part).__name__.lower()
+        stats.parts[kind] += 1
+        stats.part_bytes[kind] += len(segment.data)
+        done = min(done + limits.SEGMENT_SIZE_BYTES, size_bytes)
+        progress(done)
+    return parts
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[mmap]:
+    with os_errors(f"image {path}"), path.open("rb") as file:
+        size_bytes = file.seek(0, os.SEEK_END)
+        if not size_bytes:
+            raise error("image-empty", f"image {path} has no bytes")
+        if size_bytes % 512:
+            raise error("image-unaligned", f"image {path} has {size_bytes} bytes")
+        if size_bytes > limits.IMAGE_SIZE_BYTES_MAX:
+            raise error("input-too-large", f"image {path} has {size_bytes} bytes")
+        with mmap(file.fileno(), size_bytes, access=ACCESS_READ) as view:
+            yield view
+
+
+def _sha256(data: mmap) -> bytes:
+    digest = hashlib.sha256()
+    with memoryview(data) as view:
+        for start in range(0, len(view), _HASH_CHUNK_BYTES):
+            digest.update(view[start : start + _HASH_CHUNK_BYTES])
+    return digest.digest()
+
+
+# --- one encoder for each process
+
+
+def _encoder(old: mmap, new: mmap) -> Encoder:
+    _, old_map = map_files(old)
+    _, new_map = map_files(new)
+    reference = Reference(old_map, new_map, Pairing(old_map.files), len(old))
+    return Encoder(old, new, BlockIndex.build(old), reference)
+
+
+_worker: list[Encoder] = []
+
+
+def _start_worker(base: Path, image: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that was interrupted ends this one
+    with base.open("rb") as old, image.open("rb") as new:
+        views = mmap(old.fileno(), 0, access=ACCESS_READ), mmap(new.fileno(), 0, access=ACCESS_READ)
+    _worker.append(_encoder(*views))
+
+
+def _work(number: int) -> EncodedSegment:
+    return _worker[0].encode(number)
+
+
+def _segments(base: Path, image: Path, count: int, jobs: int) -> Iterator[EncodedSegment]:
+    """Every segment, encoded, in order; at most `_AHEAD` for each job are in memory."""
+    if jobs == 1:
+        with _mapped(base) as old, _mapped(image) as new:
+            encoder = _encoder(old, new)
+            for number in range(count):
+                yield encoder.encode(number)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, context, _start_worker, (base, image))
+    pending: deque[Future[EncodedSegment]] = deque()
+    try:
+        for number in range(count):
+            if len(pending) == jobs * _AHEAD:
+                yield pending.popleft().result()
+            pending.append(pool.submit(_work, number))
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool as problem:
+        raise error("internal", "an encoding process ended by itself; memory may be short") from problem
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,22 @@
+"""The files of an image, whatever file system it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from mmap import mmap
+from typing import Final
+
+from twinlock.publish.delta.files import ext4
+from twinlock.publish.delta.files.model import ImageFile, ImageMap, UnreadableError
+
+_PARSERS: Final[tuple[tuple[str, Callable[[mmap], list[ImageFile]]], ...]] = (("ext4", ext4.files),)
+
+
+def map_files(image: mmap) -> tuple[str, ImageMap]:
+    """The file system's name and where its files lie; "unknown" and an empty map when none is recognised."""
+    for name, parser in _PARSERS:
+        try:
+            return name, ImageMap(tuple(parser(image)))
+        except UnreadableError:
+            continue
+    return "unknown", ImageMap()

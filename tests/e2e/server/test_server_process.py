@@ -54,19 +54,17 @@ class Client:
         assert answer.status < 300, answer.data
         return answer.json()
 
-    def enrol(self) -> None:
-        proof = self.key.sign(enrolment_bytes("dev-1", HARDWARE, self.key.public_pem))
-        request = EnrolRequest(
-            device_id="dev-1", hardware=HARDWARE, public_key=self.key.public_pem, proof=proof
-        )
+    def enrol(self, name: str = "dev-1") -> None:
+        proof = self.key.sign(enrolment_bytes(name, HARDWARE, self.key.public_pem))
+        request = EnrolRequest(device_id=name, hardware=HARDWARE, public_key=self.key.public_pem, proof=proof)
         answer = self.server.request("POST", "/device/v1/enrol", body=encode(request))
         assert answer.json() == {"status": "pending"}
-        self.admin("POST", "/devices/dev-1/accept")
-        challenge = self.post("/challenge", ChallengeRequest(device_id="dev-1"), ChallengeAnswer).challenge
-        signature = self.key.sign(session_bytes("dev-1", challenge))
+        self.admin("POST", f"/devices/{name}/accept")
+        challenge = self.post("/challenge", ChallengeRequest(device_id=name), ChallengeAnswer).challenge
+        signature = self.key.sign(session_bytes(name, challenge))
         opened = self.post(
             "/session",
-            SessionRequest(device_id="dev-1", challenge=challenge, signature=signature),
+            SessionRequest(device_id=name, challenge=challenge, signature=signature),
             SessionAnswer,
         )
         self.session = {"Authorization": f"Bearer {opened.token}"}

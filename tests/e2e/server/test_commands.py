@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,10 @@ def test_a_fleet_by_command(shared: tuple[MadeServer, ServerProcess], command: C
     assert client.report(2, "rolled_back", offered.id) == (2,)
     shown = data(command("rollout", "show", rollout, "--json"))
     assert [one["state"] for one in shown["rollout"]["assignments"]] == ["rolled_back"]
+    deadline = time.monotonic() + 30
+    while client.admin("GET", "/devices/dev-1")["last_seen"] is None:  # check-ins are written behind
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     fingerprint = DevicePublicKey(client.key.public_pem).fingerprint
     for args, words in (
         (("device", "list"), ("dev-1", "accepted", "demo 1.0", "rolled_back")),

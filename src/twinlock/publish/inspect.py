@@ -76,9 +76,10 @@ def inspect(
     elif kind is Kind.PAYLOAD:
         with PayloadFile(path) as file:
             _payload(found.facts, file)
-            found.check(
-                "every part decodes; the whole is the image that the index names", _itself(file, advance)
-            )
+            if file.index.base_sha256 is None:
+                found.check("every part decodes, to the image that the index names", _itself(file, advance))
+            else:  # only the base could tell more
+                found.check("every part has the hash that the index names", lambda: file.check_parts(advance))
             found.check("the file's name is its hash", lambda: _named(file))
     elif kind is Kind.MANIFEST:
         data = read_bounded(path, limits.MANIFEST_SIZE_BYTES_MAX, "manifest")

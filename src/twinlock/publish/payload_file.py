@@ -89,11 +89,26 @@ class PayloadFile:
 
         Raises TrustError as `prove` does. This tells damage; only a signed manifest tells forgery.
         """
+        self._check_shape()
+        self._decode(None, advance)
+
+    def check_parts(self, advance: Callable[[int], None] = ignore) -> None:
+        """Reads every part and checks its hash, without decoding: what can be said of a delta alone.
+
+        Raises TrustError `payload-malformed`, `payload-part-hash`.
+        """
+        self._check_shape()
+        for number, (part, offset) in enumerate(
+            zip(self.index.parts, self.index.offsets()[:-1], strict=True)
+        ):
+            check_encoded(part, self._read(offset, part.length), number)
+            advance(part.length)
+
+    def _check_shape(self) -> None:
         segments = -(-self.index.image_size_bytes // limits.SEGMENT_SIZE_BYTES)
         body = self.size_bytes - container.TRAILER_SIZE_BYTES - self.trailer.index_size_bytes
         if len(self.index.parts) != segments or self.index.offsets()[-1] != body:
             raise error("payload-malformed", f"{self.path}: its parts do not fill it, or not its image")
-        self._decode(None, advance)
 
     def _decode(self, segment_sha256: Callable[[int], bytes] | None, advance: Callable[[int], None]) -> None:
         image = hashlib.sha256()

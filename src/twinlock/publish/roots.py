@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from securesystemslib.signer import SSlibKey
 from tuf.api.metadata import Metadata, Root
 
-from twinlock.core.errors import error
+from twinlock.core.errors import TwinlockError, error
 from twinlock.publish import signing
 from twinlock.publish.ceremony import Ceremony
 from twinlock.publish.keys import ROLES, check_role
@@ -34,8 +34,10 @@ def start(
 ) -> dict[str, int]:
     """Makes and signs root version 1, or adds signatures to one that waits for them.
 
-    Raises InputError `input-exists` when the repository has a root, `key-missing` and `key-threshold` as
-    `signing.new_root` and `Ceremony.complete` do.
+    Who adds a signature says with their own keys and thresholds what they expect of that root; what they
+    leave out they do not mind. Raises InputError `input-invalid` when it is another one, `input-exists` when
+    the repository has a root, `key-missing` and `key-threshold` as `signing.new_root` and
+    `Ceremony.complete` do.
     """
     repository = ceremony.repository
     if repository.chain is not None:
@@ -44,13 +46,34 @@ def start(
             f"{repository.folder} has a root of trust already",
             hint="change its keys with `twinlock keys rotate`",
         )
-    if "root" not in repository.pending:
+    waiting = repository.pending.get("root")
+    if waiting is not None:
+        _check_same(waiting.signed, keys, thresholds)
+    else:
         by_role: dict[str, list[SSlibKey]] = {role: [] for role in ROLES}
         for role, key in keys:
             by_role[check_role(role)].append(key)
         ends = signing.expires("root", ceremony.now, ceremony.lifetimes)
         repository.pending["root"] = signing.new_root(by_role, thresholds, ends, 1)
     return ceremony.complete()
+
+
+def _check_same(waiting: Root, keys: Iterable[tuple[str, SSlibKey]], thresholds: Mapping[str, int]) -> None:
+    """Raises InputError `input-invalid` when a holder means another root than the one that waits for them."""
+    for role, threshold in thresholds.items():
+        if waiting.roles[check_role(role)].threshold != threshold:
+            raise _other(f"wants {waiting.roles[role].threshold} signatures of {role}, not {threshold}")
+    for role, key in keys:
+        if key.keyid not in waiting.roles[check_role(role)].keyids:
+            raise _other(f"does not name the {role} key {str(key.keyid)[:16]}")
+
+
+def _other(what: str) -> TwinlockError:
+    return error(
+        "input-invalid",
+        f"the root that waits for your signature {what}",
+        hint="agree on one; `twinlock release abandon` drops the one that waits",
+    )
 
 
 def rotate(ceremony: Ceremony, change: Change) -> dict[str, int]:

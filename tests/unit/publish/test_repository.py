@@ -270,6 +270,23 @@ def test_a_root_that_could_never_sign_is_not_made(
     assert files_under(tmp_path / "repo") == {}
 
 
+def test_a_holder_who_means_another_root_does_not_sign(tmp_path: Path) -> None:
+    holders = Holders(tmp_path / "keys")
+    for holder in ("ann", "bob"):
+        holders.make(holder, *keys.ROLES)
+    repo = tmp_path / "repo"
+    refusal(lambda: start(repo, holders, {"root": 2}, "ann"))
+    before = files_under(repo)
+    holders.make("eve", "targets")
+    everyone = holders.public()
+    known = [one for one in everyone if one[0] == "root"]
+    with ceremony(repo, holders.ring("bob")) as run:
+        assert refusal(lambda: roots.start(run, known, {"root": 1})).code == "input-invalid"
+        assert refusal(lambda: roots.start(run, everyone, {"root": 2})).code == "input-invalid"
+        assert files_under(repo) == before
+        assert roots.start(run, known, {"root": 2}) == {"root": 1}
+
+
 def test_a_second_root_of_trust_is_refused(tmp_path: Path) -> None:
     repo, holders = simple_repository(tmp_path)
     assert refusal(lambda: start(repo, holders, {}, "main")).code == "input-exists"

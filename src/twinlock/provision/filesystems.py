@@ -122,7 +122,7 @@ def _normalise(image: Path, environment: Mapping[str, str], *, keep_owners: bool
 
 
 def read_file(image: Path, path: str) -> bytes:
-    """A file of an ext4 or squashfs image. Raises InputError `input-missing` when it has no such plain file."""
+    """A file of an ext4 or squashfs image. Raises InputError `input-missing` when it has no such file."""
     with TemporaryDirectory(prefix="twinlock-read-") as folder, os_errors(f"{path} of {image}"):
         out = Path(folder, "file")
         with image.open("rb") as file:

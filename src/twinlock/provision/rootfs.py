@@ -322,5 +322,10 @@ def _note(tree: _Tree) -> None:
     for program, package in (("sbin/e2fsck", "e2fsprogs"), ("sbin/resize2fs", "e2fsprogs")):
         if not tree.has(f"usr/{program}") and not tree.has(program):
             tree.note(f"the tree has no {program}: install {package}, or data is neither mended nor grown")
+    server = tree.root / "etc/ssh/sshd_config"
+    if tree.has("usr/sbin/sshd") and not (
+        server.is_file() and "sshd_config.d" in server.read_text("utf-8", "replace")
+    ):
+        tree.note("/etc/ssh/sshd_config does not include sshd_config.d: SSH would not find its host keys")
     if not tree.has("boot/vmlinuz"):
         tree.note("the tree has no /boot/vmlinuz: loader.kernel must name the kernel that it has")

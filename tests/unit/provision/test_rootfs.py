@@ -167,13 +167,14 @@ def test_what_a_tree_does_not_need_is_not_installed(tree: Path) -> None:
 def test_the_builder_is_told_what_the_tree_lacks(tree: Path) -> None:
     (tree / "etc/ssh/ssh_host_rsa_key").write_text("secret")
     notes = " ".join(rootfs.install(tree, options()).notes)
-    for word in ("python3", "host keys", "e2fsck", "vmlinuz"):
+    for word in ("python3", "host keys", "e2fsck", "vmlinuz", "sshd_config.d"):
         assert word in notes
     (tree / "usr/bin/python3").write_text("")
     (tree / "usr/bin" / f"python3.{sys.version_info.minor}").write_text("")
     for name in ("e2fsck", "resize2fs"):
         (tree / "usr/sbin" / name).write_text("")
     (tree / "boot/vmlinuz").write_text("")
+    (tree / "etc/ssh/sshd_config").write_text("Include /etc/ssh/sshd_config.d/*.conf\n")
     (tree / "etc/ssh/ssh_host_rsa_key").unlink()
     assert rootfs.install(tree, options()).notes == []
 

@@ -102,7 +102,7 @@ def base(architecture: Architecture) -> Path:
     """The prepared system as a tar archive in the cache. Raises like `guests.debian`."""
     packages = [*PACKAGES, KERNELS[architecture]]
     settings = [_REMOVED, _MODULES, _MASKED, _USERS, _GROUPS, _NETWORK, _SHELL_UNIT, _SHELL]
-    recipe = json.dumps(["system", 4, architecture, packages, settings])
+    recipe = json.dumps(["system", 5, architecture, packages, settings])
 
     def make(out: Path) -> None:
         with TemporaryDirectory(prefix="twinlock-system-", dir=out.parent) as folder, os_errors(str(out)):
@@ -142,6 +142,8 @@ def _prepare(tree: Path, architecture: Architecture) -> None:
     (etc / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files\n", "ascii")
     (etc / "systemd/network").mkdir(parents=True, exist_ok=True)
     (etc / "systemd/network/lab.network").write_text(_NETWORK, "ascii")
+    (etc / "ssh").mkdir(exist_ok=True)
+    (etc / "ssh/sshd_config").write_text("Include /etc/ssh/sshd_config.d/*.conf\n", "ascii")
     units = etc / "systemd/system"
     units.mkdir(parents=True, exist_ok=True)
     for name in _MASKED:

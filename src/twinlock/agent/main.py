@@ -2,8 +2,8 @@
 
     error[code]: what -- hint: what to do      (with --json: {"version":1,"error":{"code","what","hint"}})
 
-Only argparse and the error catalogue are imported for `--help` and `--version`; each command imports what it
-needs when it runs.
+Nothing but argparse is imported for `--help` and `--version`; each command imports what it needs when it
+runs.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from twinlock import __version__
-from twinlock.core.errors import TwinlockError, error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from twinlock.core.errors import TwinlockError
 
 INTERRUPTED: Final = 130
 HELP_WIDTH: Final = 90
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"twinlock-agent {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    _common(top, Path(DEFAULT_CONFIG), as_json=False)
+    _common(top, DEFAULT_CONFIG, as_json=False)
     for name, (_, text) in COMMANDS.items():
         one = commands.add_parser(name, help=text, description=text, formatter_class=_formatter)
         _common(one, argparse.SUPPRESS, as_json=argparse.SUPPRESS)
@@ -58,11 +58,9 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
     return argparse.HelpFormatter(prog, width=HELP_WIDTH)
 
 
-def _common(where: argparse.ArgumentParser, config: Path | str, as_json: bool | str) -> None:
+def _common(where: argparse.ArgumentParser, config: str, as_json: bool | str) -> None:
     """Options that may stand before or behind the command."""
-    where.add_argument(
-        "--config", default=config, type=Path, metavar="FILE", help=f"default: {DEFAULT_CONFIG}"
-    )
+    where.add_argument("--config", default=config, metavar="FILE", help=f"default: {DEFAULT_CONFIG}")
     where.add_argument(
         "--json", default=as_json, action="store_true", help="print results and errors as JSON"
     )
@@ -71,9 +69,13 @@ def _common(where: argparse.ArgumentParser, config: Path | str, as_json: bool | 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; its exit code. Usage errors end in argparse's own exit code 2."""
     args = parser().parse_args(argv)
+    from pathlib import Path
+
+    from twinlock.core.errors import TwinlockError
+
     try:
         command = import_module(COMMANDS[args.command][0]).command
-        return int(command(args.config, args))
+        return int(command(Path(args.config), args))
     except TwinlockError as problem:
         show(problem, as_json=args.json)
         return problem.exit_code
@@ -92,11 +94,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def internal(problem: Exception) -> TwinlockError:
-    """A fault of ours as an error that names itself; the trace goes to the log, which is standard error."""
+    """A fault of ours as an error that names itself and the places in the code on the way to it."""
+    from twinlock.core.errors import error
+
     at = problem.__traceback__
     places = []
     while at is not None:
-        places.append(f"{Path(at.tb_frame.f_code.co_filename).name}:{at.tb_lineno}")
+        places.append(f"{at.tb_frame.f_code.co_filename.rpartition('/')[2]}:{at.tb_lineno}")
         at = at.tb_next
     return error("internal", f"{type(problem).__name__}: {problem} (at {' > '.join(places[-6:])})")
 

@@ -33,7 +33,19 @@ except SystemExit as end:
     assert end.code == 0
 """
     modules = loaded_by(code)
-    heavy = {"msgspec", "hashlib", "socket", "ssl", "http.client", "subprocess", "tomllib", "json", "shutil"}
+    heavy = {
+        "pathlib",
+        "dataclasses",
+        "msgspec",
+        "hashlib",
+        "socket",
+        "ssl",
+        "http.client",
+        "subprocess",
+        "tomllib",
+        "json",
+        "shutil",
+    }
     assert modules & heavy == set()
     assert not {name for name in modules if name.startswith(("cryptography", "tuf", "backports"))}
 

@@ -16,11 +16,15 @@ import struct
 import uuid
 import zlib
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from twinlock.core.errors import error
-from twinlock.provision.layout import GPT_ENTRIES, GPT_ENTRY_SIZE_BYTES, Plan
 
+if TYPE_CHECKING:
+    from twinlock.provision.layout import Plan
+
+GPT_ENTRIES: Final = 128
+GPT_ENTRY_SIZE_BYTES: Final = 128
 SIGNATURE: Final = b"EFI PART"
 REVISION: Final = 0x0001_0000
 _HEADER: Final = struct.Struct("<8sIIIIQQQQ16sQIII")

@@ -20,15 +20,14 @@ import msgspec
 from twinlock.core.errors import error
 from twinlock.core.limits import KIB, MIB
 from twinlock.core.names import check_name
+from twinlock.provision.gpt import GPT_ENTRIES, GPT_ENTRY_SIZE_BYTES
+from twinlock.provision.mbr import MBR_SECTORS_MAX
 from twinlock.provision.sizes import align_up, parse_size, show_size
 
 SPEC_SIZE_BYTES_MAX: Final = 64 * KIB
 RAW_BLOBS_MAX: Final = 16
 ALIGN_BYTES_MIN: Final = 64 * KIB  # the first partition follows the table, which needs 24 KiB
 ALIGN_BYTES_MAX: Final = 64 * MIB
-GPT_ENTRIES: Final = 128
-GPT_ENTRY_SIZE_BYTES: Final = 128
-MBR_SECTORS_MAX: Final = (1 << 32) - 1
 # The end of every slot that no image may fill: the health check writes and reads here to prove that the other
 # slot can be written, without touching the image that the device may have to fall back to.
 SLOT_TAIL_SIZE_BYTES: Final = 64 * KIB

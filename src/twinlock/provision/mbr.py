@@ -10,12 +10,15 @@ data's own EBR. Between the two the extended partition is larger than it needs t
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from twinlock.core.errors import error
-from twinlock.provision.layout import MBR_SECTORS_MAX, Partition, Plan
+
+if TYPE_CHECKING:
+    from twinlock.provision.layout import Partition, Plan
 
 SECTOR_SIZE_BYTES: Final = 512
+MBR_SECTORS_MAX: Final = (1 << 32) - 1
 TYPE_FAT_LBA: Final = 0x0C
 TYPE_ESP: Final = 0xEF
 TYPE_LINUX: Final = 0x83

@@ -19,16 +19,16 @@ from tests.e2e.qemu.conftest import Board, Power
 from twinlock.core import bootenv_grub, bootenv_uboot
 from twinlock.core.bootrecord import BootRecord, arm, next_boot
 from twinlock.lab.qemu.guests import MARK
-from twinlock.lab.qemu.machine import Machine
+from twinlock.lab.qemu.machine import WAIT_CPU_S_MAX, Machine
 from twinlock.lab.qemu.nbd import NbdServer
 
 STABLE = BootRecord(seq=9, default="a")
 ARMED = arm(STABLE, "b", 2, "trial-1")
 
 
-def booted(machine: Machine, since: int = 0) -> tuple[str, str]:
+def booted(machine: Machine, since: int = 0, cpu_s_max: float = WAIT_CPU_S_MAX) -> tuple[str, str]:
     """(slot, system) that came up."""
-    match = machine.wait_for(rf"{MARK} system=(\w+) slot=(\w+) end", since=since)
+    match = machine.wait_for(rf"{MARK} system=(\w+) slot=(\w+) end", since=since, cpu_s_max=cpu_s_max)
     return match[2], match[1]
 
 

@@ -57,19 +57,19 @@ def test_identity_outlives_reboots_and_both_resets(board: Board, power: Power, t
     assert '"slot": "a"' in shell.run("cat /run/twinlock/booted.json")
     shell.run("! touch /etc/x 2>/dev/null && ! echo x 2>/dev/null >/etc/machine-id")
     assert shell.run("cat /var/lib/app/shipped") == "from the image"
-    shell.run("touch /data/app/mine /var/lib/app/state /home/note /data/identity/agent/key")
+    shell.run("cd /home && touch note /data/app/mine /var/lib/app/state /data/identity/agent/key")
     shell.run("sh /usr/sbin/twinlock-reset application")
 
     again(machine)
     assert shell.run("cat /etc/machine-id") == identity
     assert shell.run("ls -A /data/app") == ""
-    shell.run("ls /var/lib/app/state /home/note /data/identity/agent/key")
+    shell.run("cd /home && ls note /var/lib/app/state /data/identity/agent/key")
     shell.run("! ls /data/identity/reset-request 2>/dev/null")
     shell.run("sh /usr/sbin/twinlock-reset all")
 
     again(machine)
     assert shell.run("cat /etc/machine-id") == identity
-    shell.run("! ls /var/lib/app/state 2>/dev/null && ! ls /home/note 2>/dev/null")
+    shell.run("! ls /var/lib/app/state 2>/dev/null && cd /home && ! ls note 2>/dev/null")
     assert shell.run("cat /var/lib/app/shipped") == "from the image"
     shell.run("ls /data/identity/agent/key")
 

@@ -16,7 +16,7 @@ from tests.project_files import ROOT
 from twinlock.core.bootrecord import BootRecord, arm, next_boot
 from twinlock.core.limits import MIB
 from twinlock.lab.qemu import guests, system
-from twinlock.lab.qemu.machine import ARCHITECTURES, Architecture
+from twinlock.lab.qemu.machine import ARCHITECTURES, WAIT_CPU_S_MAX, Architecture
 from twinlock.provision import disk, layout, rootfs
 
 ROOM_BYTES = 64 * MIB
@@ -82,8 +82,8 @@ def test_the_first_boot_sets_the_device_up_and_the_second_leaves_it_alone(
     assert size > board.plan.need("data").size_bytes + ROOM_BYTES * 3 // 4
     assert shell.run("twinlock-agent --version").startswith("twinlock-agent ")
     keys = shell.run("cat /data/identity/ssh/*.pub")
-    assert keys.count("ssh-") >= 2
-    assert shell.run("sshd -T 2>/dev/null | grep -c '^hostkey /data/identity/ssh/'") == "3"
+    assert len(keys.splitlines()) == 2
+    assert shell.run("sshd -T 2>/dev/null | grep -c '^hostkey /data/identity/ssh/'") == "2"
     identity = shell.run("cat /etc/machine-id")
     assert shell.run("ls /var/log/journal") == identity
     written = shell.run("sync; stat -c %Y /data/.grown /data/identity/machine-id")
@@ -104,5 +104,5 @@ def test_a_trial_whose_agent_cannot_decide_ends_by_itself(board: Board, power: P
     machine = power(image, network=True)
     assert booted(machine) == ("b", "whole")
     since = machine.console.position()
-    assert booted(machine, since) == ("a", "whole")
+    assert booted(machine, since, cpu_s_max=2 * WAIT_CPU_S_MAX) == ("a", "whole")  # two boots in one wait
     assert next_boot(armed)[1] in decoded(board, image)

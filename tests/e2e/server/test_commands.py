@@ -75,9 +75,9 @@ def test_a_fleet_by_command(shared: tuple[MadeServer, ServerProcess], command: C
     fingerprint = DevicePublicKey(client.key.public_pem).fingerprint
     for args, words in (
         (("device", "list"), ("dev-1", "accepted", "demo 1.0", "rolled_back")),
-        (("device", "show", "dev-1"), ("dev-1 (accepted)", "Reports, newest first", "downloading")),
+        (("device", "show", "dev-1"), ("dev-1 (accepted)", "downloading")),
         (("rollout", "list"), (rollout, "demo 1.1", "1 rolled back")),
-        (("rollout", "show", rollout), ("dev-1", "rolled_back", "active")),
+        (("rollout", "show", rollout), ("dev-1", "rolled_back", "finished")),
         (("rollout", "halt", rollout), (f"{rollout} is halted",)),
         (("device", "reject", "dev-1"), ("dev-1 is rejected",)),
         (

@@ -68,6 +68,25 @@ def test_of_several_rollouts_to_all_the_newest_wins(stocked: Server) -> None:
     assert (stocked.states(older), stocked.states(newer)) == ({}, {"dev-1": "assigned"})
 
 
+def test_a_rollout_says_whether_anything_is_left_of_it(stocked: Server) -> None:
+    device = stocked.device()
+
+    def status(rollout_id: str) -> tuple[str, int]:
+        found = shown(stocked, rollout_id)
+        return found["status"], found["waiting"]
+
+    older = stocked.roll_out("1.1")
+    assert status(older) == ("active", 1)
+    newer = stocked.roll_out("1.2")
+    assert (status(older), status(newer)) == (("superseded", 0), ("active", 1))
+    stocked.operator("POST", f"/rollouts/{newer}/halt")
+    assert (status(older), status(newer)) == (("active", 1), ("halted", 0))
+    named = stocked.roll_out("1.2", ["dev-1"])
+    assert status(named) == ("active", 0)
+    device.tell("failed", f"{named}-dev-1")
+    assert status(named) == ("finished", 0)
+
+
 def test_a_newer_rollout_supersedes_an_unfinished_assignment(stocked: Server) -> None:
     device = stocked.device()
     older = stocked.roll_out("1.1", ["dev-1"])

@@ -135,7 +135,7 @@ def _rollout_fields(found: Progress) -> dict[str, object]:
         "product": one.product,
         "version": one.version,
         "devices": "all" if one.everyone else "named",
-        "status": one.status.value,
+        "status": found.status,
         "created": iso(one.created_ms),
         "created_by": one.created_by,
         "halted": _iso(one.halted_ms),

@@ -224,13 +224,16 @@ class Assignment(Answer):
 
 
 class Rollout(Answer):
-    """`counts` has the number of assignments per state; `waiting` counts devices that will be matched."""
+    """`counts` has the number of assignments per state; `waiting` counts devices that will be matched.
+
+    `finished`: every named device has an outcome; `superseded`: a newer rollout to all takes its devices.
+    """
 
     rollout_id: str
     product: str
     version: str
     devices: Literal["all", "named"]
-    status: str
+    status: Literal["active", "finished", "superseded", "halted"]
     created: str
     created_by: str
     halted: str | None

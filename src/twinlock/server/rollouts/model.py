@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
+
+from twinlock.server.rollouts.state import OPEN_STATES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,11 +48,27 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A rollout with how many of its assignments are in which state; `waiting`: matched when they poll."""
+    """A rollout with how many of its assignments are in which state.
+
+    `waiting` counts the devices that a rollout to all will be matched with when they poll next; `outdone`
+    means that a newer one takes all of them.
+    """
 
     rollout: Rollout
     counts: Mapping[State, int]
     waiting: int
+    outdone: bool = False
+
+    @property
+    def status(self) -> Literal["active", "finished", "superseded", "halted"]:
+        """The one word for people: a rollout to named devices is finished, one to all is open to new ones."""
+        if self.rollout.status is RolloutStatus.HALTED:
+            return "halted"
+        if any(state in OPEN_STATES for state in self.counts):
+            return "active"
+        if self.rollout.everyone:
+            return "superseded" if self.outdone else "active"
+        return "finished"
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,13 +130,20 @@ class SqlRollouts:
         counts: dict[int, dict[Any, int]] = {one.number: {} for one in found}
         for number, state, count in rows:
             counts[number][state] = count
-        return [Progress(one, counts[one.number], self._waiting(one)) for one in found]
+        return [self._progress(one, counts[one.number]) for one in found]
 
-    def _waiting(self, rollout: Rollout) -> int:
-        """Accepted devices that a rollout to all fits and that have not polled since it was made."""
+    def _progress(self, rollout: Rollout, counts: Mapping[Any, int]) -> Progress:
         if not rollout.everyone or rollout.status != RolloutStatus.ACTIVE:
-            return 0
+            return Progress(rollout, counts, 0)
         hardware = self._hardware(rollout.release_id)
+        outdone = any(
+            one.product == rollout.product and set(hardware) <= set(one.hardware)
+            for one in self.open_to_all(rollout.number)
+        )
+        return Progress(rollout, counts, 0 if outdone else self._waiting(rollout, hardware), outdone)
+
+    def _waiting(self, rollout: Rollout, hardware: Sequence[str]) -> int:
+        """Accepted devices that a rollout to all fits and that have not polled since it was made."""
         product = func.coalesce(device_facts.c.product, "")
         found = self._connection.execute(
             select(func.count())

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _STEPS: Final = ((60, "s", 1), (3600, "min", 60), (48 * 3600, "h", 3600))
+_NOW_S: Final = 3
 _UNITS: Final = ("B", "KiB", "MiB", "GiB")
 BAR_WIDTH: Final = 200
 # The colour classes of the style sheet.
@@ -43,14 +44,18 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(ago=ago, iso=iso, size=size, words=words, tone=tone, visible=visible, brief=brief)
+    made.filters.update(
+        ago=ago, iso=iso, size=size, words=words, tone=tone, visible=visible, brief=brief, in_order=in_order
+    )
     made.globals["bar"] = bar
     return made
 
 
 def ago(at_ms: int, now_ms: int) -> str:
-    """`12 s ago`, `5 min ago`, `3 h ago`, `9 days ago`."""
+    """`just now`, `12 s ago`, `5 min ago`, `3 h ago`, `9 days ago`."""
     passed_s = max(0, (now_ms - at_ms) // 1000)
+    if passed_s < _NOW_S:
+        return "just now"
     for below_s, unit, unit_s in _STEPS:
         if passed_s < below_s:
             return f"{passed_s // unit_s} {unit} ago"
@@ -84,6 +89,11 @@ def brief(text: str, length_max: int = 140) -> str:
     """The first line, cut to a length that fits a table."""
     line = visible(text).strip().split("\n", 1)[0]
     return line if len(line) <= length_max else line[: length_max - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def in_order(counts: Mapping[str, int]) -> list[str]:
+    """States as a bar and its legend show them: what ended well, what did not, what goes on, the rest."""
+    return sorted(counts, key=lambda state: (_ORDER.index(tone(state)), STATES.index(state)))
 
 
 def bar(counts: Mapping[str, int], waiting: int) -> list[tuple[str, float, float]]:

@@ -128,6 +128,28 @@ def test_a_broken_private_file_is_named(tmp_path: Path, data: bytes) -> None:
     assert str(made.private) in problem.what
 
 
+def test_a_private_file_is_not_parsed_past_its_size(tmp_path: Path) -> None:
+    made = one(tmp_path / "keys")
+    assert made.private is not None
+    pem = made.private.read_bytes()
+    made.private.write_bytes(pem.ljust(keys.KEY_FILE_SIZE_BYTES_MAX, b"\n"))
+    keys.load_signer(made, no_passphrase)
+    made.private.write_bytes(pem.ljust(keys.KEY_FILE_SIZE_BYTES_MAX + 1, b"\n"))
+    assert refusal(lambda: keys.load_signer(made, no_passphrase)).code == "key-unreadable"
+
+
+def test_a_private_key_that_does_not_sign_is_refused(tmp_path: Path) -> None:
+    made = one(tmp_path / "keys")
+    assert made.private is not None
+    made.private.write_bytes(
+        x25519.X25519PrivateKey.generate().private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    problem = refusal(lambda: keys.load_signer(made, no_passphrase))
+    assert (problem.code, "type" in problem.what) == ("key-unreadable", True)
+
+
 @pytest.mark.parametrize("data", [b"", b"no key", b"\xff" * 100, b"x" * 20_000])
 def test_a_broken_public_file_is_named(tmp_path: Path, data: bytes) -> None:
     made = one(tmp_path / "keys")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -201,6 +202,19 @@ def test_an_unreadable_image_is_refused(tmp_path: Path, rng: random.Random) -> N
     with as_nobody():
         problem = refusal(lambda: ImageReader(tmp_path / "image"))
     assert problem.code == "input-unreadable"
+
+
+def test_a_device_in_use_is_refused_with_what_to_do(
+    tmp_path: Path, rng: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(tmp_path / "image", rng, MIB)
+
+    def busy(path: object, flags: int, mode: int = 0) -> int:
+        raise OSError(errno.EBUSY, "Device or resource busy", str(path))
+
+    monkeypatch.setattr(os, "open", busy)
+    problem = refusal(lambda: ImageReader(tmp_path / "image"))
+    assert (problem.code, "unmount" in problem.hint) == ("input-unreadable", True)
 
 
 def test_only_files_and_block_devices_are_images(tmp_path: Path) -> None:

@@ -53,6 +53,8 @@ GROUPS: Final[dict[str, Group]] = {
     "server": Group("Set up and run an update server.", "server"),
     "device": Group("List, accept and reject devices.", "publish"),
     "rollout": Group("Bring a release to devices, follow it, halt it.", "publish"),
+    "disk": Group("Make a device's disk image and prepare its root file system, offline.", "publish"),
+    "kernel": Group("Check a kernel's configuration for what updates need.", "publish"),
     "demo": Group("Show a whole update on this machine, from image to rollback.", "lab"),
 }
 

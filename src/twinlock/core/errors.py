@@ -157,7 +157,9 @@ CATALOGUE: Final[dict[str, Spec]] = {
     "connection-lost": Spec(Kind.TRANSPORT, _RETRY),
     "transfer-stalled": Spec(Kind.TRANSPORT, _RETRY + "; check the link's signal"),
     "transfer-short": Spec(Kind.TRANSPORT, _RETRY),
-    "transfer-range": Spec(Kind.TRANSPORT, "the server, or a proxy before it, does not serve ranges as asked"),
+    "transfer-range": Spec(
+        Kind.TRANSPORT, "the server, or a proxy before it, does not serve ranges as asked"
+    ),
     "transfer-changed": Spec(Kind.TRANSPORT, "the server's file is not the announced one; publish it again"),
     "transfer-oversized": Spec(Kind.TRUST, _REPORT + "; the server sent more than it announced"),
     "answer-malformed": Spec(Kind.TRANSPORT, "check that the address is a Twinlock server of this version"),
@@ -190,6 +192,7 @@ CATALOGUE: Final[dict[str, Spec]] = {
     "release-failed-before": Spec(Kind.COMPATIBILITY, "publish a corrected release under a new version"),
     "image-too-large": Spec(Kind.COMPATIBILITY, "the image must fit the slot; shrink it"),
     "delta-base": Spec(Kind.COMPATIBILITY, "the full payload is used instead"),
+    "delta-library": Spec(Kind.COMPATIBILITY, "the full payload is used instead"),
     # device
     "disk-full": Spec(Kind.DEVICE, "free some space and try again"),
     "io-error": Spec(Kind.DEVICE, "check the storage medium; the system log has details"),
@@ -205,6 +208,7 @@ CATALOGUE: Final[dict[str, Spec]] = {
     "agent-busy": Spec(Kind.DEVICE, "another run of the agent is at work; wait for it"),
     "journal-corrupt": Spec(Kind.DEVICE, "the agent starts over from the boot record; no action is needed"),
     "package-missing": Spec(Kind.DEVICE, "install the named program or extra and run it again"),
+    "kernel-options": Spec(Kind.DEVICE, "set these options in the kernel's configuration and build it again"),
     "lab-timeout": Spec(Kind.DEVICE, "the virtual device's console log shows how far it came"),
     "lab-ended": Spec(Kind.DEVICE, "the virtual machine ended too early; its console log shows why"),
     # health

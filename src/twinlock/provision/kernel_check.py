@@ -136,12 +136,16 @@ def fragment_names() -> list[str]:
     )
 
 
-def shipped_fragment(name: str) -> list[Option]:
-    """One of them. Raises InputError `not-found` for another name."""
+def fragment_text(name: str) -> str:
+    """One of them as it is. Raises InputError `not-found` for another name."""
     if name not in fragment_names():
         raise error("not-found", f"there is no kernel fragment {name!r}: {', '.join(fragment_names())}")
-    text = resources.files("twinlock.provision").joinpath("kernel", f"{name}.config").read_text("utf-8")
-    return parse_fragment(text, name)
+    return resources.files("twinlock.provision").joinpath("kernel", f"{name}.config").read_text("utf-8")
+
+
+def shipped_fragment(name: str) -> list[Option]:
+    """The options of one of them. Raises InputError `not-found` for another name."""
+    return parse_fragment(fragment_text(name), name)
 
 
 def fragments_for(config: Mapping[str, str]) -> list[str]:

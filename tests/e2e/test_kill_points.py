@@ -1,0 +1,154 @@
+"""No state in which a half-written slot can boot: the real agent, killed with SIGKILL at seeded points.
+
+A real server, real agent processes, real images. First one update is recorded, call by call; then points are
+chosen by the seed, evenly over its phases, and each is tried on a device of its own. `TWINLOCK_SEED` repeats
+a run, point by point; `TWINLOCK_LONG=1` tries a thousand.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from tests.e2e import kill_world
+from tests.e2e.kill_world import BAD, GOOD, World
+from twinlock.lab import ledger
+from twinlock.lab.killrun import Outcome, Run, Wanted
+from twinlock.lab.ledger import Point
+
+SEED = int(os.environ.get("TWINLOCK_SEED", "0"))
+GOOD_POINTS, BAD_POINTS, PAIRS = 104, 30, 10
+CHUNKS = 4
+LONG_CHUNKS, LONG_POINTS = 40, 1000
+WANTED = {
+    GOOD: Wanted("b", GOOD, "succeeded"),
+    BAD: Wanted("a", "1.0", "rolled_back", "health-failed"),
+}
+NEEDED_PHASES = {
+    GOOD: {ledger.DOWNLOAD, ledger.INSTALL, ledger.ARM, ledger.COMMIT, ledger.REPORT},
+    BAD: {ledger.INSTALL, ledger.ARM, ledger.ROLL_BACK, ledger.REPORT},
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    made = kill_world.build(tmp_path_factory.mktemp("world"))
+    with made.life:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def traces(world: World) -> dict[str, list[str]]:
+    """The calls of an update that nobody disturbs."""
+    found = {}
+    for version in (GOOD, BAD):
+        outcome = attempt(world, f"trace-{version}", version, ())
+        assert outcome.violations == []
+        found[version] = outcome.calls
+    return found
+
+
+def attempt(world: World, name: str, version: str, kills: tuple[Point, ...]) -> Outcome:
+    """One device, one update, killed at these points; judged in the end."""
+    device, rollout = world.device(name, version)
+    run = Run(device, world.known, world.folder / f"{name}.calls", kills=kills, seed=SEED, env=world.env)
+    rng = random.Random(f"{SEED}:{[point.argument for point in kills]}")
+    run.go(rng)
+    outcome = run.judge(world.operator, name, rollout, WANTED[version])
+    if not outcome.violations:
+        shutil.rmtree(device.folder)
+    return outcome
+
+
+def attempt_all(world: World, name: str, version: str, chosen: list[tuple[Point, ...]]) -> None:
+    """Tries every entry; all that went wrong is told together."""
+    failed = {}
+    for number, kills in enumerate(chosen):
+        outcome = attempt(world, f"{name}-{number}", version, kills)
+        if outcome.kills == 0 or (len(kills) == 1 and outcome.kills != 1):
+            outcome.violations.append(f"killed {outcome.kills} times")
+        if outcome.violations:
+            failed[" and ".join(map(str, kills))] = outcome
+    assert failed == {}
+
+
+def summary(what: str, chosen: list[tuple[Point, ...]]) -> str:
+    counts = Counter(point.phase for kills in chosen for point in kills)
+    phases = ", ".join(f"{phase} {count}" for phase, count in sorted(counts.items()))
+    return f"kill points, {what}: seed {SEED}, {len(chosen)} runs: {phases}"
+
+
+def singles(trace: list[str], count: int, version: str) -> list[tuple[Point, ...]]:
+    chosen = ledger.choose(trace, count, random.Random(f"{SEED}:{version}"))
+    assert NEEDED_PHASES[version] <= {point.phase for point in chosen}
+    return [(point,) for point in chosen]
+
+
+def pairs(trace: list[str], count: int, version: str) -> list[tuple[Point, ...]]:
+    """Two points: the second comes after the first, in what is left to do."""
+    rng = random.Random(f"{SEED}:{version}:pairs")
+    every = ledger.points(trace)
+    found: list[tuple[Point, ...]] = []
+    while len(found) < count:
+        first, second = sorted(rng.sample(every, 2), key=lambda point: point.number)
+        found.append(
+            (first, second if second.number > first.number else replace(second, number=first.number + 1))
+        )
+    return found
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_an_update_survives_being_killed_anywhere(
+    world: World, traces: dict[str, list[str]], chunk: int, show: Callable[[str], None]
+) -> None:
+    chosen = singles(traces[GOOD], GOOD_POINTS, GOOD)
+    assert len(chosen) >= 100
+    if chunk == 0:
+        show(summary("a good release", chosen))
+    attempt_all(world, f"good-{chunk}", GOOD, chosen[chunk::CHUNKS])
+
+
+def test_a_rollback_survives_being_killed_anywhere(
+    world: World, traces: dict[str, list[str]], show: Callable[[str], None]
+) -> None:
+    chosen = singles(traces[BAD], BAD_POINTS, BAD)
+    show(summary("a release that fails its health check", chosen))
+    attempt_all(world, "bad", BAD, chosen)
+
+
+def test_an_update_survives_being_killed_twice(
+    world: World, traces: dict[str, list[str]], show: Callable[[str], None]
+) -> None:
+    chosen = pairs(traces[GOOD], PAIRS, GOOD)
+    show(summary("a good release, killed twice", chosen))
+    attempt_all(world, "twice", GOOD, chosen)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("chunk", range(LONG_CHUNKS))
+def test_an_update_survives_a_thousand_kills(
+    world: World, traces: dict[str, list[str]], chunk: int, show: Callable[[str], None]
+) -> None:
+    chosen = singles(traces[GOOD], LONG_POINTS, GOOD)
+    chosen += pairs(traces[GOOD], LONG_POINTS - len(chosen), GOOD)
+    assert len(chosen) == LONG_POINTS
+    if chunk == 0:
+        show(summary("a good release, long", chosen))
+    attempt_all(world, f"long-{chunk}", GOOD, chosen[chunk::LONG_CHUNKS])
+
+
+def test_the_same_seed_repeats_a_run_call_by_call(world: World, traces: dict[str, list[str]]) -> None:
+    again = attempt(world, "again", GOOD, ())
+    assert again.calls == traces[GOOD]
+    chosen = singles(traces[GOOD], GOOD_POINTS, GOOD)
+    assert chosen == singles(again.calls, GOOD_POINTS, GOOD)
+    for number, kills in enumerate(chosen[:4]):
+        first = attempt(world, f"first-{number}", GOOD, kills)
+        assert attempt(world, f"second-{number}", GOOD, kills) == first
+        assert first.kills == 1

@@ -35,11 +35,12 @@ SIZE_BYTES_MIN: Final = 4 * MIB
 HEALTH_FOLDER: Final = "/etc/twinlock/health"
 OS_RELEASE: Final = "/etc/os-release"
 _RECIPE_VERSION: Final = 1
-_SOURCE_SIZE_BYTES_MAX: Final = 2 * MIB
+_SOURCE_SIZE_BYTES_MAX: Final = 2 * MIB  # in an image of the usual size; more in a larger one
 _FILL_PERCENT: Final = 80  # of the image; the rest is the file system's own and free blocks, as on a device
 _CHANGED_EVERY: Final = 40  # one file in so many differs between neighbouring versions
 _ADDED_FILES: Final = 12
 _BINARY_FOLDERS: Final = ("/usr/bin", "/usr/lib", "/lib")
+_DATA_FOLDERS: Final = ("/usr/lib", "/usr/share")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,20 +122,23 @@ def _candidates() -> Iterator[tuple[str, Path]]:
         for path in _walk(folder):
             if os.access(path, os.X_OK) or ".so" in path.name:
                 yield f"usr/{folder.name}/{path.relative_to(folder).as_posix()}", path
+    for folder in map(Path, _DATA_FOLDERS):  # only images that all of the above does not fill get here
+        for path in _walk(folder):
+            if not (os.access(path, os.X_OK) or ".so" in path.name):
+                yield f"usr/{folder.name}/{path.relative_to(folder).as_posix()}", path
 
 
 def _usable(name: str, path: Path) -> int:
     """The size to count for a file, or 0 when it cannot be in an image."""
     if '"' in name or "\n" in name or not os.access(path, os.R_OK):
         return 0
-    size_bytes = path.stat().st_size
-    return size_bytes if 0 < size_bytes <= _SOURCE_SIZE_BYTES_MAX else 0
+    return path.stat().st_size
 
 
 def _choose(recipe: Recipe) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
     """(files of every version, files to add one batch of per revision)."""
     budget = recipe.size_bytes * _FILL_PERCENT // 100
-    file_max = min(_SOURCE_SIZE_BYTES_MAX, budget // 16)
+    file_max = min(_SOURCE_SIZE_BYTES_MAX * max(1, recipe.size_bytes // SIZE_BYTES), budget // 16)
     base: list[tuple[str, Path]] = []
     extra: list[tuple[str, Path]] = []
     for name, path in _candidates():

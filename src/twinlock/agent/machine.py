@@ -33,7 +33,15 @@ BEFORE_REBOOT: Final = ("pre-reboot",)
 LEAVE_REBOOTS_MAX: Final = 3
 # Failures of the device itself that another run may not meet again.
 PASSING: Final = frozenset(
-    {"slot-busy", "disk-full", "agent-busy", "permission-denied", "boot-control", "journal-corrupt"}
+    {
+        "slot-busy",
+        "disk-full",
+        "agent-busy",
+        "permission-denied",
+        "boot-control",
+        "boot-refused",  # the bootloader went to the other slot for once
+        "journal-corrupt",
+    }
 )
 _STARTED_OVER: Final = "the journal was damaged; went on from the boot record"
 
@@ -159,9 +167,8 @@ def _pending(state: State, record: BootRecord) -> Step:
     if state.phase is Phase.ROLLING_BACK:
         return _roll_back(state, state.verdict)
     if state.booted == record.trying:
-        first = state.phase is not Phase.TRIAL
-        told = (_tell(state.job, do.Tell("trial")),) if first else ()
-        return replace(state, phase=Phase.TRIAL), (*told, do.Judge(record.trial_id))
+        told = _tell(state.job, do.Tell("trial"))
+        return replace(state, phase=Phase.TRIAL), (told, do.Judge(record.trial_id))
     if record.tries_left == 0:
         return _roll_back(state, Verdict(code="trial-exhausted", detail=_exhausted(state, record)))
     if state.armed_boot_id == state.boot_id:
@@ -335,12 +342,12 @@ def _record_written(state: State, record: BootRecord) -> Step:
                 last_told="",
             )
             return state, (_tell(job, do.Tell("armed")), do.Flush(), do.AskHooks(BEFORE_REBOOT))
-        case Phase.TRIAL if record.trying is None and record.default == state.booted:
+        case Phase.TRIAL if job is not None and record.trying is None and record.default == state.booted:
             return _committed(state)
         case Phase.ROLLING_BACK if record.trying is None and job is not None:
             if state.booted == job.slot:
                 return _leave(replace(state, fallbacks=0))
-            return _rolled_back(state)
+            return _rolled_back(replace(state, verdict=state.verdict or _verdict_in(record)))
     return _unexpected(state, "the boot record was written")
 
 

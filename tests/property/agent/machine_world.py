@@ -80,6 +80,9 @@ class World:
             assert slot == self.record.trying, "a slot that is not whole is booted without a trial"
             assert image is not None, "a trial boots a slot that is not whole"
             slot = bootrecord.next_when_unbootable(self.record, slot)
+        elif slot == self.record.default and self.chance(10):
+            slot = bootrecord.next_when_unbootable(self.record, slot)  # it does not load this time
+            assert slot == RECOVERY or self.slots[slot] is not None, "falls back to a slot that is not whole"
         self.booted = slot
         self.boots += 1
         self.trace.append(f"boot {slot}: {self.record}")

@@ -20,8 +20,9 @@ CALM_RUNS_MAX = 40
 
 
 def settle(world: World) -> None:
-    """Runs without any fault until the device says that there is nothing to do."""
+    """Boots and runs without any fault until the device says that there is nothing to do."""
     world.calm = True
+    world.boot()
     for _ in range(CALM_RUNS_MAX):
         if world.run() == "done" and world.record.trying is None and world.plan is None:
             return
@@ -67,15 +68,50 @@ def test_a_device_always_ends_whole_and_honest(seed: int) -> None:
             raise AssertionError("\n".join([f"world {seed}:{number}: {problem}", *world.trace])) from problem
 
 
+class StubbornLoader(World):
+    """A loader that starts this slot, whatever the record says, and saves nothing."""
+
+    starts = "a"
+
+    def boot(self) -> None:
+        self.booted = self.starts
+        self.boots += 1
+
+
+def assign(world: World, health: str) -> None:
+    image = Image(1, health)
+    world.images[image.sha256] = image
+    world.assigned = job_for("one", image, "b")
+
+
+def test_a_bootloader_that_never_starts_the_new_slot_is_not_asked_for_ever() -> None:
+    world = StubbornLoader(lambda below: 0, calm=True)
+    assign(world, "good")
+    ends = [world.run() for _ in range(10)]
+    assert ends[:4] == ["reboot"] * 4
+    assert ends[4:] == ["done"] * 6
+    assert [(told.state, told.code) for told in world.told if told.state in FINAL_STATES] == [
+        ("rolled_back", "trial-exhausted")
+    ]
+
+
+def test_a_bootloader_that_keeps_a_bad_slot_is_left_alone_in_the_end() -> None:
+    world = StubbornLoader(lambda below: 0, calm=True)
+    assign(world, "bad")
+    assert world.run() == "reboot"
+    world.booted = world.starts = "b"
+    ends = [world.run() for _ in range(10)]
+    assert "reboot" not in ends[5:]
+    assert [told.code for told in world.told][-1] == "boot-control"
+
+
 @pytest.mark.parametrize(
     ("health", "code"),
     [("bad", "health-failed"), ("cut off", "server-unreachable"), ("dead", "trial-exhausted")],
 )
 def test_a_bad_release_is_rolled_back_and_the_reason_told(health: str, code: str) -> None:
     world = World(lambda below: 0, calm=True)
-    image = Image(1, health)
-    world.images[image.sha256] = image
-    world.assigned = job_for("one", image, "b")
+    assign(world, health)
     settle(world)
     assert [(told.state, told.code) for told in world.told if told.state in FINAL_STATES] == [
         ("rolled_back", code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -189,6 +190,25 @@ def test_a_folder_or_pipe_is_no_slot(tmp_path: Path) -> None:
         with pytest.raises(TwinlockError) as caught:
             ConfiguredSlots({"a": SlotConfig(path=path)}).open("a")
         assert caught.value.code in ("slot-unusable", "permission-denied")
+
+
+def test_a_block_device_is_opened_exclusively(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel refuses O_EXCL on a block device that is mounted (open(2))."""
+    real, asked = os.open, []
+
+    def mounted(path: Path, flags: int, mode: int = 0o777) -> int:
+        asked.append(flags)
+        if flags & os.O_EXCL:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        return real(path, flags, mode)
+
+    known = slots(tmp_path)
+    monkeypatch.setattr(stat, "S_ISBLK", lambda mode: True)
+    monkeypatch.setattr(os, "open", mounted)
+    with pytest.raises(TwinlockError) as caught:
+        known.open("a")
+    assert caught.value.code == "slot-busy"
+    assert known.size_bytes("a") == 16384, "to look at its size is no use of it"
 
 
 def test_a_file_cut_short_under_our_hands_is_an_io_error(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import subprocess
 import sysconfig
 import tempfile
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -122,7 +123,11 @@ def _candidates() -> Iterator[tuple[str, Path]]:
         for path in _walk(folder):
             if os.access(path, os.X_OK) or ".so" in path.name:
                 yield f"usr/{folder.name}/{path.relative_to(folder).as_posix()}", path
-    for folder in map(Path, _DATA_FOLDERS):  # only images that all of the above does not fill get here
+
+
+def _data() -> Iterator[tuple[str, Path]]:
+    """What fills an image larger than the usual when the candidates are used up: other files of the machine."""
+    for folder in map(Path, _DATA_FOLDERS):
         for path in _walk(folder):
             if not (os.access(path, os.X_OK) or ".so" in path.name):
                 yield f"usr/{folder.name}/{path.relative_to(folder).as_posix()}", path
@@ -141,7 +146,8 @@ def _choose(recipe: Recipe) -> tuple[list[tuple[str, Path]], list[tuple[str, Pat
     file_max = min(_SOURCE_SIZE_BYTES_MAX * max(1, recipe.size_bytes // SIZE_BYTES), budget // 16)
     base: list[tuple[str, Path]] = []
     extra: list[tuple[str, Path]] = []
-    for name, path in _candidates():
+    large = recipe.size_bytes > SIZE_BYTES
+    for name, path in chain(_candidates(), _data() if large else ()):
         size_bytes = _usable(name, path)
         if not 0 < size_bytes <= file_max:
             continue
@@ -151,7 +157,7 @@ def _choose(recipe: Recipe) -> tuple[list[tuple[str, Path]], list[tuple[str, Pat
             budget -= cost
         elif size_bytes <= 64 * KIB and path.suffix == ".py":
             extra.append((name, path))
-        if budget < 4096 and len(extra) >= 4 * _ADDED_FILES:
+        if budget < (recipe.size_bytes // 50 if large else 4096) and len(extra) >= 4 * _ADDED_FILES:
             break
     return base, extra
 

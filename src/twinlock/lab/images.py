@@ -126,7 +126,7 @@ def _candidates() -> Iterator[tuple[str, Path]]:
 
 
 def _data() -> Iterator[tuple[str, Path]]:
-    """What fills an image larger than the usual when the candidates are used up: the machine's other files."""
+    """The machine's other files: what fills an image larger than the usual."""
     for folder in map(Path, _DATA_FOLDERS):
         for path in _walk(folder):
             if not (os.access(path, os.X_OK) or ".so" in path.name):

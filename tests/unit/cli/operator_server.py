@@ -173,6 +173,10 @@ def a_list(handler: Handler) -> None:
     handler.answer(200, [])
 
 
+def nothing(handler: Handler) -> None:
+    handler.answer(200, {})
+
+
 def elsewhere(handler: Handler) -> None:
     handler.answer(307, Location="http://127.0.0.1:1/steal")
 

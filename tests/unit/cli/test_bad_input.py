@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,6 @@ from tests.unit.cli import operator_server as fake
 from tests.unit.cli.operator_server import OperatorServer
 from tests.unit.cli.world import PACK
 from tests.unit.publish.tools import as_nobody, file_size_limit
-from twinlock.cli import keys, release
 from twinlock.cli.main import main
 from twinlock.core.errors import CATALOGUE, EXIT_CODES
 from twinlock.core.limits import IMAGE_SIZE_BYTES_MAX
@@ -406,8 +406,64 @@ SENDING = [
     Case("release list --repo none", "input-missing"),
 ]
 
+AT = "--server URL --token-file token"
+NOWHERE = "--server http://127.0.0.1:1 --token t"
+OPERATING = [
+    *(
+        Case(f"{command} {NOWHERE}", "server-unreachable")
+        for command in (
+            "device list",
+            "device show gw-1",
+            "device accept gw-1",
+            "device reject gw-1",
+            "device preauthorise gw-1 --fingerprint " + "0" * 64,
+            "rollout create demo 1.0 --all",
+            "rollout list",
+            "rollout show r1",
+            "rollout halt r1",
+        )
+    ),
+    *(
+        Case(f"{command} {AT}", "answer-malformed", fault=(method, fault))
+        for fault in (fake.not_json, fake.a_list, fake.nothing, fake.deep)
+        for method, command in (
+            ("GET", "device list"),
+            ("GET", "device show gw-1"),
+            ("POST", "device accept gw-1"),
+            ("GET", "rollout list"),
+            ("GET", "rollout show r1"),
+            ("POST", "rollout create demo 1.0 --all"),
+            ("POST", "rollout halt r1"),
+        )
+    ),
+    Case("device list --server URL", "input-invalid"),
+    Case("device list --server URL --token wrong", "unauthorised"),
+    Case(f"device list --status odd {AT}", "input-invalid"),
+    Case(f"device list --limit 0 {AT}", "input-invalid"),
+    Case(f"device accept ../x {AT}", "input-invalid"),
+    Case(f"device show a/b {AT}", "input-invalid"),
+    Case(f"device preauthorise gw-1 --fingerprint zz {AT}", "input-invalid"),
+    Case(f"device preauthorise gw-1 --key-file none {AT}", "input-missing"),
+    Case(f"device preauthorise gw-1 --key-file image {AT}", "input-too-large"),
+    Case(f"device preauthorise gw-1 --key-file keys/root-main.pub {AT}", "input-invalid"),
+    Case(f"device preauthorise gw-1 {AT}", "input-invalid"),
+    Case(f"rollout create demo 1.0 {AT}", "input-invalid"),
+    Case(f"rollout create demo 1.0 --all --device x {AT}", "input-invalid"),
+    Case(f"rollout create ../x 1.0 --all {AT}", "input-invalid"),
+    Case("server init server --root none", "input-missing"),
+    Case("server init server --root image", "input-too-large"),
+    Case("server init server --root keys/root-main.pub", "metadata-malformed"),
+    Case("server init server --root repo/metadata/1.targets.json", "metadata-malformed"),
+    Case("server init keys --root repo/metadata/1.root.json", "input-exists"),
+    Case("server init image --root repo/metadata/1.root.json", "input-wrong-type"),
+    Case("server run none", "input-missing"),
+    Case("server run keys", "input-missing"),
+    Case("server token none", "input-missing"),
+]
+EVERYTHING = KEYS + PACKING + SIGNING + KEEPING + SENDING + OPERATING
 
-@pytest.mark.parametrize("case", KEYS + PACKING + SIGNING + KEEPING + SENDING, ids=lambda case: case.name)
+
+@pytest.mark.parametrize("case", EVERYTHING, ids=lambda case: case.name)
 def test_bad_input_is_named_and_nothing_is_lost(
     case: Case, world: Path, server: OperatorServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -458,12 +514,11 @@ def snapshot(world: Path) -> dict[str, bytes]:
     }
 
 
-def test_the_table_covers_every_command_of_the_build_side() -> None:
-    commands = {f"keys {name}" for name in names_of(keys.app)} | {
-        f"release {name}" for name in names_of(release.app)
-    }
-    covered = {" ".join(case.command.split()[:2]) for case in KEYS + PACKING + SIGNING + KEEPING + SENDING}
-    assert commands - covered == set()
+@pytest.mark.parametrize("group", ["keys", "release", "server", "device", "rollout"])
+def test_the_table_covers_every_command(group: str) -> None:
+    app = import_module(f"twinlock.cli.{group}").app
+    covered = {" ".join(case.command.split()[:2]) for case in EVERYTHING}
+    assert {f"{group} {name}" for name in names_of(app)} - covered == set()
 
 
 def names_of(app: object) -> list[str]:

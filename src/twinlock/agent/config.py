@@ -12,7 +12,7 @@ path = "/dev/mmcblk0p2"
 path = "/dev/mmcblk0p3"
 
 [boot]
-control = "file"
+control = "file"                         # or "uboot", "grub"
 path = "/dev/mmcblk0p4"
 offset_bytes = [0, 65536]                # the two sectors of the boot record
 booted = "/run/twinlock/booted.json"
@@ -40,6 +40,8 @@ from twinlock.core.names import SLOTS, check_device_id, check_name
 
 DEFAULT_PATH: Final = Path("/etc/twinlock/agent.toml")
 CONFIG_SIZE_BYTES_MAX: Final = 64 * limits.KIB
+# What one copy of the boot record takes, in the form of each loader
+RECORD_SIZE_BYTES: Final = {"file": 512, "uboot": 512, "grub": 1024}
 
 Natural = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(gt=0, le=7 * 24 * 3600)]
@@ -62,7 +64,7 @@ class BootConfig(_Table, frozen=True):
 
     path: Path
     booted: Path
-    control: Literal["file"] = "file"
+    control: Literal["file", "uboot", "grub"] = "file"
     offset_bytes: tuple[Natural, Natural] = (0, 65536)
     tries: Annotated[int, Meta(ge=1, le=limits.TRIES_MAX)] = 3
 
@@ -169,7 +171,7 @@ def _check(config: Config) -> None:
         (set(config.slots) == set(SLOTS), "the slots are [slots.a] and [slots.b]"),
         (a is None or b is None or not _overlap(a, b), "the two slots overlap"),
         (
-            abs(boot.offset_bytes[0] - boot.offset_bytes[1]) >= SECTOR_SIZE_BYTES,
+            abs(boot.offset_bytes[0] - boot.offset_bytes[1]) >= RECORD_SIZE_BYTES[boot.control],
             "the boot record's two sectors overlap",
         ),
         (
@@ -199,9 +201,9 @@ def _holds(slot: SlotConfig, boot: BootConfig, offset_bytes: int) -> bool:
     if slot.path != boot.path:
         return False
     if slot.size_bytes is None:
-        return offset_bytes + SECTOR_SIZE_BYTES > slot.offset_bytes
+        return offset_bytes + RECORD_SIZE_BYTES[boot.control] > slot.offset_bytes
     end = slot.offset_bytes + slot.size_bytes
-    return slot.offset_bytes - SECTOR_SIZE_BYTES < offset_bytes < end
+    return slot.offset_bytes - RECORD_SIZE_BYTES[boot.control] < offset_bytes < end
 
 
 def _overlap(a: SlotConfig, b: SlotConfig) -> bool:

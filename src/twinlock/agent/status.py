@@ -12,7 +12,7 @@ import msgspec
 
 from twinlock.agent import config as configs
 from twinlock.agent import journal, memory
-from twinlock.agent.boot.file import FileBootControl
+from twinlock.agent.boot.choose import boot_control
 from twinlock.agent.display import PROGRESS_FILE, Shown
 from twinlock.agent.outbox import Outbox
 from twinlock.agent.plan import Running
@@ -72,7 +72,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 def gather(config: Config) -> Status:
     """The device's status."""
     store = FolderStore(config.state)
-    control = FileBootControl(config.boot.path, config.boot.offset_bytes, config.boot.booted)
+    control = boot_control(config.boot)
     problems: list[str] = []
     record: BootRecord | None = None
     booted = UNKNOWN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from twinlock.agent.boot.file import FileBootControl
+from twinlock.agent.boot.choose import boot_control
 from twinlock.agent.checker import ChildChecker
 from twinlock.agent.clock import SystemClock, SystemRandom
 from twinlock.agent.display import AgentDisplay
@@ -25,13 +25,12 @@ def build_ports(config: Config, config_path: Path, lock_fd: int | None = None) -
     """The ports of this machine. The metadata process gets `config_path`, and holds `lock_fd` too."""
     clock, random = SystemClock(), SystemRandom()
     store = FolderStore(config.state)
-    boot = config.boot
     return Ports(
         clock=clock,
         random=random,
         store=store,
         slots=ConfiguredSlots(config.slots),
-        boot=FileBootControl(boot.path, boot.offset_bytes, boot.booted),
+        boot=boot_control(config.boot),
         network=HttpNetwork(clock, config.network),
         checker=ChildChecker(store, random, config_path, config.network.check_timeout_s, lock_fd),
         hooks=FolderHooks(config.health, config.hooks, clock),

@@ -110,7 +110,10 @@ def install(tree: Path, options: RootfsOptions) -> Installed:
 
 
 def agent_config(options: RootfsOptions) -> str:
-    """The agent's configuration for a device of this plan, as TOML."""
+    """The agent's configuration for a device of this plan, as TOML.
+
+    Raises InputError `input-invalid` for a loader that the agent cannot control.
+    """
     plan, agent = options.plan, options.agent
 
     def quoted(text: str) -> str:
@@ -125,7 +128,9 @@ def agent_config(options: RootfsOptions) -> str:
 
     record = plan.need("record")
     offsets = [offset - record.start_bytes for offset in plan.record_offsets]
-    control = {"uboot": "uboot", "grub": "grub", "systemd-boot": "systemd-boot"}[plan.spec.loader.kind]
+    if plan.spec.loader.kind == "systemd-boot":
+        what = "the agent has no boot control for systemd-boot yet: disks with it can be built, not updated"
+        raise error("input-invalid", what, hint='write loader.kind = "uboot" or "grub"')
     return "\n".join(
         [
             f"server = {quoted(agent.server)}",
@@ -139,7 +144,7 @@ def agent_config(options: RootfsOptions) -> str:
             f"path = {quoted(device('b'))}",
             "",
             "[boot]",
-            f"control = {quoted(control)}",
+            f"control = {quoted(plan.spec.loader.kind)}",
             f"path = {quoted(device('record'))}",
             f"offset_bytes = [{offsets[0]}, {offsets[1]}]",
             'booted = "/run/twinlock/booted.json"',
@@ -179,6 +184,7 @@ def _check(tree: Path, options: RootfsOptions) -> None:
             raise error("input-invalid", f"{name} is {value}; {least} to {most} is allowed")
     if "identity" in {path.split("/")[0] for path in options.application_paths}:
         raise error("input-invalid", "the application's data cannot be the device's identity")
+    agent_config(options)
 
 
 class _Tree:

@@ -75,9 +75,7 @@ def test_the_agents_configuration_names_the_plans_places(kind: str, table: str) 
     assert text["boot"]["path"].endswith(plan.need("record").partuuid)
     start = plan.need("record").start_bytes
     assert [start + offset for offset in text["boot"]["offset_bytes"]] == list(plan.record_offsets)
-    # All but the name of the control, which the agent must know, is checked by the agent's own reader.
-    text["boot"]["control"] = "file"
-    agent_config.parse(text)
+    assert agent_config.parse(text).boot.control == kind
 
 
 @pytest.mark.parametrize(("disk", "path"), [("/dev/mmcblk0", "/dev/mmcblk0p3"), ("/dev/sda", "/dev/sda3")])
@@ -97,6 +95,7 @@ def test_a_named_disk_gives_device_files(disk: str, path: str) -> None:
         replace(options(), application_paths=("identity/ssh",)),
         replace(options(), application_paths=("../etc",)),
         replace(options(), watchdog_s=-1),
+        options("loader.kind = 'systemd-boot'"),
         replace(options(), agent=replace(AGENT, server="ftp://x")),
         replace(options(), agent=replace(AGENT, product="a b")),
         replace(options(), agent=replace(AGENT, hardware="")),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import msgspec
 
@@ -34,7 +34,19 @@ class _BootedFile(msgspec.Struct, frozen=True):
 
 
 class FileBootControl:
-    """The record at two offsets of `path`; `booted` is a JSON file `{"slot": ..., "boot_id": ...}`."""
+    """The record at two offsets of `path`; `booted` is a JSON file `{"slot": ..., "boot_id": ...}`.
+
+    Loaders that keep the record in a form of their own differ only in the four names below.
+    """
+
+    name: ClassVar[str] = "file"
+    block_size_bytes: ClassVar[int] = SECTOR_SIZE_BYTES
+
+    def _encode(self, record: BootRecord) -> bytes:
+        return bootrecord.encode(record)
+
+    def _decode(self, block: bytes) -> BootRecord | None:
+        return bootrecord.decode(block)
 
     def __init__(self, path: Path, offsets_bytes: tuple[int, int], booted: Path) -> None:
         self._path = path
@@ -43,7 +55,7 @@ class FileBootControl:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(name="file", tries_max=TRIES_MAX, keeps_reason=True)
+        return Capabilities(name=self.name, tries_max=TRIES_MAX, keeps_reason=True)
 
     def booted(self) -> Booted:
         """What the loader started, as it (or the first unit) noted it. Raises DeviceError `boot-control`."""
@@ -83,7 +95,7 @@ class FileBootControl:
         new = make(record)
         if new == record:
             return record
-        self._write(COPIES - 1 - number, bootrecord.encode(new))
+        self._write(COPIES - 1 - number, self._encode(new))
         stored = self.read()
         if stored != new:
             raise error("boot-control", f"the boot record in {self._path} is not what was written")
@@ -93,12 +105,12 @@ class FileBootControl:
         fd = self._open(os.O_RDONLY)
         try:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # what counts is on the medium
-            sectors = [os.pread(fd, SECTOR_SIZE_BYTES, offset) for offset in self._offsets]
+            blocks = [os.pread(fd, self.block_size_bytes, offset) for offset in self._offsets]
         except OSError as problem:
             raise error("boot-control", f"boot record {self._path}: {problem.strerror}") from problem
         finally:
             os.close(fd)
-        return tuple(bootrecord.decode(sector) for sector in sectors)
+        return tuple(map(self._decode, blocks))
 
     def _write(self, copy: int, sector: bytes) -> None:
         fd = self._open(os.O_RDWR | os.O_DSYNC)

@@ -147,6 +147,7 @@ def _choose(recipe: Recipe) -> tuple[list[tuple[str, Path]], list[tuple[str, Pat
     base: list[tuple[str, Path]] = []
     extra: list[tuple[str, Path]] = []
     large = recipe.size_bytes > SIZE_BYTES
+    extra_max = min(64 * KIB, recipe.size_bytes // 512)
     for name, path in chain(_candidates(), _data() if large else ()):
         size_bytes = _usable(name, path)
         if not 0 < size_bytes <= file_max:
@@ -155,9 +156,9 @@ def _choose(recipe: Recipe) -> tuple[list[tuple[str, Path]], list[tuple[str, Pat
         if budget >= cost:
             base.append((name, path))
             budget -= cost
-        elif size_bytes <= 64 * KIB and path.suffix == ".py":
+        elif size_bytes <= extra_max and path.suffix == ".py":
             extra.append((name, path))
-        if budget < (recipe.size_bytes // 50 if large else 4096) and len(extra) >= 4 * _ADDED_FILES:
+        if budget < recipe.size_bytes // 50 and len(extra) >= 4 * _ADDED_FILES:
             break
     return base, extra
 

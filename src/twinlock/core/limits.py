@@ -28,9 +28,13 @@ REFERENCE_SIZE_BYTES_MAX: Final = WINDOW_SIZE_BYTES_MAX - SEGMENT_SIZE_BYTES
 REFERENCE_RANGES_MAX: Final = 4096
 PREFIX_SIZE_BYTES_MAX: Final = 3 * MIB
 PREFIX_WINDOW_LOG_MAX: Final = 22  # zstd allocates its window beside prefix and segment
-STEPS_MAX: Final = 64
+STEPS_MAX: Final = 16
 PLAIN_SIZE_BYTES_MAX: Final = 4 * MIB  # what one step unpacks to
 PROGRAM_SIZE_BYTES_MAX: Final = PLAIN_SIZE_BYTES_MAX + MIB
+SOURCES_MAX: Final = 1024  # packed blocks of the base that one step unpacks
+SOURCE_SIZE_BYTES_MAX: Final = 8 * MIB  # what one of them unpacks to
+SOURCES_SIZE_BYTES_MAX: Final = 32 * MIB  # what they unpack to, one after the other
+PACKS_MAX: Final = 1024  # blocks that one step packs again
 COVERS_MAX: Final = 1 << 16
 DIFF_RUNS_MAX: Final = 1 << 15
 

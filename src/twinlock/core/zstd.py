@@ -11,6 +11,7 @@ if sys.version_info >= (3, 14):
         ZstdDict,
         ZstdError,
         compress,
+        zstd_version,
     )
 else:
     from backports.zstd import (
@@ -21,9 +22,13 @@ else:
         ZstdDict,
         ZstdError,
         compress,
+        zstd_version,
     )
 
+ZSTD_VERSION: str = zstd_version
+
 __all__ = [
+    "ZSTD_VERSION",
     "CompressionParameter",
     "DecompressionParameter",
     "ZstdCompressor",

@@ -30,6 +30,7 @@ from twinlock.publish.delta.files.detect import map_files
 from twinlock.publish.delta.pairing import Pairing
 from twinlock.publish.delta.references import Reference
 from twinlock.publish.delta.segments import EncodedSegment, Encoder
+from twinlock.publish.delta.stretches import Cutter
 
 JOBS_MAX: Final = 8  # each takes up to 200 MiB, all together at most 2 GiB
 _AHEAD: Final = 4  # segments in flight for each job
@@ -127,8 +128,9 @@ def _sha256(data: mmap) -> bytes:
 def _encoder(old: mmap, new: mmap) -> Encoder:
     _, old_map = map_files(old)
     _, new_map = map_files(new)
-    reference = Reference(old_map, new_map, Pairing(old_map.files), len(old))
-    return Encoder(old, new, BlockIndex.build(old), reference)
+    pairing = Pairing(old_map.files)
+    reference = Reference(old_map, new_map, pairing, len(old))
+    return Encoder(old, new, BlockIndex.build(old), reference, Cutter(old, new, new_map, pairing))
 
 
 _worker: list[Encoder] = []

@@ -1,6 +1,6 @@
 """Writing the steps of a patch: control numbers, literals and differences, compressed as small as they get.
 
-The layout is described in `twinlock.core.payload.patch`, which reads it.
+The layout is described in `twinlock.core.payload.program`, which reads it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from twinlock.core import limits
 from twinlock.core.payload import streams
+from twinlock.core.payload.program import RAW, Pack
 from twinlock.core.payload.varints import encode, fold
 from twinlock.core.zstd import CompressionParameter, compress
 from twinlock.publish.delta.covers import Cover
+from twinlock.publish.delta.model import Block, Ref, sources_of
 
 Bytes = NDArray[np.uint8]
 # Zeros between two differing stretches cost less inside the differences than as a number, up to about here.
@@ -38,18 +40,49 @@ class Differences:
 
 def encode_ranges(ranges: Sequence[tuple[int, int]]) -> bytes:
     """Ranges of the base as `decode_ranges` reads them."""
-    ends = [0, *(offset + length for offset, length in ranges)]
-    distances = [fold(offset - end) for (offset, _), end in zip(ranges, ends, strict=False)]
-    return _column([len(ranges), *distances, *(length for _, length in ranges)])
+    return column([len(ranges)]) + _places(ranges)
 
 
 def build_program(
-    ranges: Sequence[tuple[int, int]], window: bytes, plain: bytes, covers: list[Cover]
+    refs: Sequence[Ref], window: bytes, text: bytes, covers: list[Cover], packs: Sequence[Pack] = ()
 ) -> bytes:
-    """The program that makes `plain` from `window`, which has the bytes of `ranges`."""
+    """The program that makes `text` from `window`, which has the bytes of `refs`, and packs it."""
     covers = _bounded(covers)
-    old, new = np.frombuffer(window, np.uint8), np.frombuffer(plain, np.uint8)
+    old, new = np.frombuffer(window, np.uint8), np.frombuffer(text, np.uint8)
     literals, differences = _split(old, new, covers)
+    control = b"".join(
+        (
+            _window(refs),
+            _covers(covers),
+            column([len(differences.gaps), *differences.gaps, *differences.lengths]),
+            _packs(packs, len(text)),
+        )
+    )
+    return b"".join((encode(len(control)), control, literals, differences.data))
+
+
+def _places(ranges: Sequence[tuple[int, int]]) -> bytes:
+    """Offsets relative to the end of the range before, then lengths."""
+    ends = [0, *(offset + length for offset, length in ranges)]
+    distances = [fold(offset - end) for (offset, _), end in zip(ranges, ends, strict=False)]
+    return column([*distances, *(length for _, length in ranges)])
+
+
+def _window(refs: Sequence[Ref]) -> bytes:
+    blocks = sources_of(refs)
+    out = [encode(len(blocks))]
+    for block in blocks:
+        out += [bytes([block.codec]), encode(block.size_bytes), encode_ranges(block.ranges)]
+    out.append(encode(len(refs)))
+    if blocks:
+        numbers: dict[Block | None, int] = {block: number for number, block in enumerate(blocks, 1)}
+        numbers[None] = 0
+        out.append(column(numbers[ref.block] for ref in refs))
+    out.append(_places([(ref.offset, ref.length) for ref in refs]))
+    return b"".join(out)
+
+
+def _covers(covers: list[Cover]) -> bytes:
     places, gaps, lengths = [], [], []
     place = start = 0
     for cover in covers:
@@ -57,14 +90,22 @@ def build_program(
         gaps.append(cover.start - start)
         lengths.append(cover.length)
         place, start = cover.place + cover.length, cover.start + cover.length
-    control = b"".join(
-        (
-            encode_ranges(ranges),
-            _column([len(covers), *places, *gaps, *lengths]),
-            _column([len(differences.gaps), *differences.gaps, *differences.lengths]),
-        )
-    )
-    return b"".join((encode(len(control)), control, literals, differences.data))
+    return column([len(covers), *places, *gaps, *lengths])
+
+
+def _packs(packs: Sequence[Pack], text_size_bytes: int) -> bytes:
+    out = [encode(len(packs))]
+    if packs:
+        out.append(encode(text_size_bytes))
+    end = 0
+    for pack in packs:
+        out.append(bytes([pack.codec]))
+        if pack.codec != RAW:
+            version = pack.version.encode("ascii")
+            out += [encode(pack.level), encode(len(version)), version]
+        out.append(column([fold(pack.start - end), pack.history, pack.length, pack.skip, pack.take]))
+        end = pack.start + pack.length
+    return b"".join(out)
 
 
 def pack_step(program: bytes, output_size_bytes: int) -> bytes:
@@ -134,5 +175,6 @@ def _runs(differing: Bytes) -> Differences:
     return Differences(gaps.tolist(), (ends - starts).tolist(), data)
 
 
-def _column(values: Iterable[int]) -> bytes:
+def column(values: Iterable[int]) -> bytes:
+    """Numbers one behind the other."""
     return b"".join(map(encode, values))

@@ -1,4 +1,4 @@
-"""Which ranges of the base a segment is matched against: the older files first, then the same place."""
+"""Which ranges of the base a stretch of an image is matched against: older files, else the same place."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Final
 
 from twinlock.core import limits
 from twinlock.publish.delta.files.model import ImageMap, Piece
+from twinlock.publish.delta.model import Ref
 from twinlock.publish.delta.pairing import Pairing
 
 # A file no larger than this is offered whole; of a larger one the same stretch and this much around it.
 AROUND_BYTES: Final = 256 * limits.KIB
-ALIGNMENT_BYTES: Final = 4096
 WINDOW_SIZE_BYTES_MAX: Final = 5 * limits.MIB
 
 Range = tuple[int, int]
@@ -27,12 +27,12 @@ class Reference:
     pairing: Pairing
     base_size_bytes: int
 
-    def ranges(self, start: int, end: int) -> list[Range]:
+    def refs(self, start: int, end: int) -> list[Ref]:
         """Ranges of the base for the image's bytes `start` to `end`, sorted, at most the window's size."""
         wanted: list[Range] = []
         for piece in self.new.pieces(start, end):
             wanted.extend(self._of_piece(piece))
-        return merged(fitting(wanted, WINDOW_SIZE_BYTES_MAX))
+        return [Ref(None, *found) for found in merged(fitting(wanted, WINDOW_SIZE_BYTES_MAX))]
 
     def _of_piece(self, piece: Piece) -> list[Range]:
         found: list[Range] = []

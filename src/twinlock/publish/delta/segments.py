@@ -12,11 +12,14 @@ from twinlock.core import limits
 from twinlock.core.errors import error
 from twinlock.core.payload.parts import Copy, Part, Patch, Prefix, Zero, Zstd, decode_part, is_zero
 from twinlock.core.payload.prefix import PREFIX_SIZE_BYTES_MIN
+from twinlock.core.payload.program import Pack
 from twinlock.core.zstd import CompressionParameter, ZstdCompressor, ZstdDict, compress
 from twinlock.publish.delta.blocks import BlockIndex
 from twinlock.publish.delta.covers import find_covers
+from twinlock.publish.delta.model import Ref, Window
 from twinlock.publish.delta.program import build_program, encode_ranges, pack_step
-from twinlock.publish.delta.references import Range, Reference
+from twinlock.publish.delta.references import Reference
+from twinlock.publish.delta.stretches import Cutter, Raw
 from twinlock.publish.delta.trim import trimmed
 
 ZSTD_LEVEL: Final = 19
@@ -31,55 +34,9 @@ class EncodedSegment:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Encoder:
-    """What every segment is encoded with; the same for all of them."""
+class MappedBase:
+    """The base image, mapped into memory."""
 
-    base: mmap
-    image: mmap
-    index: BlockIndex
-    reference: Reference
-
-    def encode(self, number: int) -> EncodedSegment:
-        """The smallest form of segment `number`. Raises InternalError when it does not decode to itself."""
-        start = number * limits.SEGMENT_SIZE_BYTES
-        segment = self.image[start : start + limits.SEGMENT_SIZE_BYTES]
-        if is_zero(segment):
-            return EncodedSegment(Zero(), b"")
-        found = self._copy(segment) or min(self._forms(segment, start), key=lambda form: len(form.data))
-        self._prove(found, segment, number)
-        return found
-
-    def _copy(self, segment: bytes) -> EncodedSegment | None:
-        ranges = self.index.find(segment, self.base)
-        if ranges is None or len(ranges) > limits.COPY_RANGES_MAX:
-            return None
-        return EncodedSegment(Copy(tuple(ranges)), b"")
-
-    def _forms(self, segment: bytes, start: int) -> list[EncodedSegment]:
-        ranges = self.reference.ranges(start, start + len(segment))
-        forms = [_stored(Patch, self._patch(segment, ranges))] if ranges else []
-        if not forms or len(forms[0].data) > POOR_PATCH_BYTES:
-            forms.append(_stored(Zstd, compress(segment, ZSTD_LEVEL)))
-        return forms
-
-    def _patch(self, segment: bytes, ranges: Sequence[Range]) -> bytes:
-        window = self.read(ranges)
-        covers = find_covers(window, segment)
-        ranges, covers = trimmed(ranges, covers)
-        return pack_step(build_program(ranges, self.read(ranges), segment, covers), len(segment))
-
-    def read(self, ranges: Sequence[Range]) -> bytes:
-        """The base's bytes of the ranges, one behind the other."""
-        return b"".join(self.base[offset : offset + length] for offset, length in ranges)
-
-    def _prove(self, found: EncodedSegment, segment: bytes, number: int) -> None:
-        base = _MappedBase(self.base)
-        if decode_part(found.part, found.data, len(segment), number, base) != segment:
-            raise error("internal", f"segment {number} does not decode to itself")
-
-
-class _MappedBase:
     def __init__(self, base: mmap) -> None:
         self._base = base
 
@@ -87,11 +44,64 @@ class _MappedBase:
         return self._base[offset : offset + length]
 
 
+class Encoder:
+    """What every segment is encoded with; the same for all of them."""
+
+    def __init__(
+        self, base: mmap, image: mmap, index: BlockIndex, reference: Reference, cutter: Cutter
+    ) -> None:
+        self._base = base
+        self._image = image
+        self._index = index
+        self._reference = reference
+        self._cutter = cutter
+        self._decoding_base = MappedBase(base)
+        self._window = Window(self._decoding_base)
+
+    def encode(self, number: int) -> EncodedSegment:
+        """The smallest form of segment `number`. Raises InternalError when it does not decode to itself."""
+        start = number * limits.SEGMENT_SIZE_BYTES
+        segment = self._image[start : start + limits.SEGMENT_SIZE_BYTES]
+        if is_zero(segment):
+            return EncodedSegment(Zero(), b"")
+        found = self._copy(segment) or min(self._forms(segment, start), key=lambda form: len(form.data))
+        if decode_part(found.part, found.data, len(segment), number, self._decoding_base) != segment:
+            raise error("internal", f"segment {number} does not decode to itself")
+        return found
+
+    def _copy(self, segment: bytes) -> EncodedSegment | None:
+        ranges = self._index.find(segment, self._base)
+        if ranges is None or len(ranges) > limits.COPY_RANGES_MAX:
+            return None
+        return EncodedSegment(Copy(tuple(ranges)), b"")
+
+    def _forms(self, segment: bytes, start: int) -> list[EncodedSegment]:
+        forms = [_stored(Patch, self._patch(start, start + len(segment)))]
+        if len(forms[0].data) > POOR_PATCH_BYTES:
+            forms.append(_stored(Zstd, compress(segment, ZSTD_LEVEL)))
+        return forms
+
+    def _patch(self, start: int, end: int) -> bytes:
+        steps = []
+        for stretch in self._cutter.cut(start, end):
+            if isinstance(stretch, Raw):
+                refs = self._reference.refs(stretch.start, stretch.end)
+                steps.append(self._step(self._image[stretch.start : stretch.end], refs))
+            else:
+                steps.append(self._step(stretch.text, stretch.refs, stretch.packs))
+        return b"".join(steps)
+
+    def _step(self, text: bytes, refs: Sequence[Ref], packs: Sequence[Pack] = ()) -> bytes:
+        refs, covers = trimmed(refs, find_covers(self._window.read(refs), text))
+        program = build_program(refs, self._window.read(refs), text, covers, packs)
+        return pack_step(program, sum(pack.take for pack in packs) or len(text))
+
+
 def _stored(kind: type[Zstd | Patch | Prefix], data: bytes) -> EncodedSegment:
     return EncodedSegment(kind(len(data), hashlib.sha256(data).digest()), data)
 
 
-def prefix_part(segment: bytes, window: bytes, ranges: Sequence[Range]) -> bytes:
+def prefix_part(segment: bytes, window: bytes, ranges: Sequence[tuple[int, int]]) -> bytes:
     """A prefix part: the segment as a zstd frame against the window, which has the bytes of `ranges`."""
     if not PREFIX_SIZE_BYTES_MIN <= len(window) <= limits.PREFIX_SIZE_BYTES_MAX:
         raise ValueError(len(window))

@@ -321,17 +321,16 @@ def command(config_path: Path, args: argparse.Namespace) -> int:
     ports = wiring.build_ports(config, config_path)
     parent = os.environ.get(PARENT)
     if parent is None:  # started by hand
-        lock.take(config.state, ports.clock)
-        request = made_here(ports, "poll")
-    else:
-        _end_with(int(parent))
-        given = sys.stdin.buffer.read(plans.CHECK_MESSAGE_SIZE_BYTES_MAX)
-        request = msgspec.json.decode(given, type=CheckRequest)
-    answer = Check(ports, config, request).answer()
+        with lock.held(config.state, ports.clock):
+            problem = plans.answer_error(Check(ports, config, made_here(ports, "poll")).answer())
+        if problem is not None:
+            raise problem
+        return 0
+    _end_with(int(parent))
+    given = sys.stdin.buffer.read(plans.CHECK_MESSAGE_SIZE_BYTES_MAX)
+    answer = Check(ports, config, msgspec.json.decode(given, type=CheckRequest)).answer()
     ports.store.write_volatile(CHECKED, msgspec.json.encode(answer))
     problem = plans.answer_error(answer)
-    if problem is not None and parent is None:
-        raise problem
     return 0 if problem is None else problem.exit_code
 
 

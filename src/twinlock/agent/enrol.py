@@ -52,15 +52,9 @@ def command(config_path: Path, args: argparse.Namespace) -> int:
     """Exit code 0 when accepted or waiting for the operator; `enrolment-rejected` otherwise."""
     config = configs.load(config_path)
     clock = SystemClock()
-    lock.take(config.state, clock)
-    own, answer = enrol(
-        HttpNetwork(clock, config.network),
-        FolderStore(config.state),
-        clock,
-        SystemRandom(),
-        config,
-        args.token,
-    )
+    network, store = HttpNetwork(clock, config.network), FolderStore(config.state)
+    with lock.held(config.state, clock):
+        own, answer = enrol(network, store, clock, SystemRandom(), config, args.token)
     if answer.status == "rejected":
         raise error("enrolment-rejected", f"{config.server} rejected device {own.device_id}")
     if args.json:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from twinlock.core.durable import os_errors
 from twinlock.core.errors import error
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from twinlock.agent.ports import Clock
@@ -36,6 +38,16 @@ def take(folder: Path, clock: Clock, wait_s: float = WAIT_S) -> int:
             raise error("agent-busy", f"another run of the agent works in {folder}")
         clock.sleep(STEP_S)
     return fd
+
+
+@contextmanager
+def held(folder: Path, clock: Clock) -> Iterator[int]:
+    """The lock for as long as the block lasts; gives its file, for a child to hold it too."""
+    fd = take(folder, clock)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _try(fd: int) -> bool:

@@ -145,5 +145,5 @@ def command(config_path: Path, args: argparse.Namespace) -> int:
 
     del args
     config = configs.load(config_path)
-    lock_fd = lock.take(config.state, SystemClock())
-    return run_once(wiring.build_ports(config, config_path, lock_fd), config)
+    with lock.held(config.state, SystemClock()) as lock_fd:
+        return run_once(wiring.build_ports(config, config_path, lock_fd), config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,15 @@ from tests.unit.agent.fakes import (
     job_for,
     pack,
 )
+from tests.unit.agent.test_processes import device
 from twinlock.agent import enrol as enrolment
 from twinlock.agent import identity, memory, session
 from twinlock.agent import plan as plans
 from twinlock.agent.check import Check
+from twinlock.agent.main import main
 from twinlock.agent.outbox import Outbox
 from twinlock.agent.plan import CheckAnswer, CheckRequest, Running
+from twinlock.agent.store import FolderStore
 from twinlock.core import limits, protocol
 from twinlock.core.errors import TwinlockError, error
 from twinlock.core.protocol import Report
@@ -421,6 +425,35 @@ def test_a_damaged_key_is_never_replaced(rig: Rig) -> None:
         rig.enrol()
     assert caught.value.code == "identity-missing"
     assert rig.device.store.files[identity.KEY] == b"rubbish"
+
+
+@pytest.mark.parametrize("status", ["pending", "accepted", "rejected"])
+def test_the_command_says_who_it_is_and_how_it_stands(
+    status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = FakeServer(status=status)
+    monkeypatch.setattr(enrolment, "HttpNetwork", lambda clock, bounds: server)
+    config = device(tmp_path, "http://127.0.0.1:1")
+    for options in ((), ("--json",)):
+        code = main(["--config", str(config), "enrol", *options])
+        out, err = capsys.readouterr()
+        if status == "rejected":
+            assert code == 8
+            assert "enrolment-rejected" in err
+            continue
+        assert (code, err) == (0, "")
+        card = memory.card(FolderStore(tmp_path / "state"))
+        assert card is not None
+        if options:
+            assert json.loads(out) == {
+                "version": 1,
+                "device_id": card.device_id,
+                "fingerprint": card.fingerprint,
+                "status": status,
+            }
+        else:
+            assert f"device {card.device_id}: {status}" in out
+            assert ("twinlock device accept" in out) == (status == "pending")
 
 
 def test_a_configured_id_is_used(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from twinlock.publish import encode
 from twinlock.publish.folder import read_release
 from twinlock.publish.image import ImageReader, check_kind
 from twinlock.publish.locking import folder_lock
-from twinlock.publish.pack import pack
+from twinlock.publish.pack import SBOM_SIZE_BYTES_MAX, pack
 from twinlock.publish.payload_file import PayloadFile
 
 
@@ -332,6 +332,14 @@ def test_a_missing_sbom_is_refused(tmp_path: Path, rng: random.Random) -> None:
     request = replace(request_for(tmp_path / "image", tmp_path / "out"), sbom=tmp_path / "none")
     assert refusal(lambda: pack(request)).code == "input-missing"
     assert not (tmp_path / "out").exists()
+
+
+def test_an_sbom_past_its_bound_is_refused(tmp_path: Path, rng: random.Random) -> None:
+    write_image(tmp_path / "image", rng, MIB)
+    with (tmp_path / "sbom").open("wb") as file:
+        file.truncate(SBOM_SIZE_BYTES_MAX + 1)
+    request = replace(request_for(tmp_path / "image", tmp_path / "out"), sbom=tmp_path / "sbom")
+    assert refusal(lambda: pack(request)).code == "input-too-large"
 
 
 def test_an_interrupt_stops_the_threads_and_leaves_nothing(tmp_path: Path, rng: random.Random) -> None:

@@ -29,7 +29,7 @@ READ_SIZE_BYTES_MAX: Final = 128 * limits.KIB
 _STALE: Final = (http.client.RemoteDisconnected, ConnectionError)
 
 
-class _Watch:
+class Watch:
     """How long the other side may let us wait. Only time spent waiting counts, not the time between reads."""
 
     def __init__(self, clock: Clock, bounds: NetworkConfig) -> None:
@@ -105,7 +105,7 @@ class _Socket:
     As with a real socket, `close` takes effect once the file made from it is closed too.
     """
 
-    def __init__(self, sock: socket.socket, watch: _Watch) -> None:
+    def __init__(self, sock: socket.socket, watch: Watch) -> None:
         self.sock = sock
         self.watch = watch
         self._readers = 0
@@ -172,7 +172,7 @@ class HttpNetwork:
     def __init__(self, clock: Clock, bounds: NetworkConfig) -> None:
         self._clock = clock
         self._bounds = bounds
-        self._watch = _Watch(clock, bounds)
+        self._watch = Watch(clock, bounds)
         self._connection: http.client.HTTPConnection | None = None
         self._origin: tuple[str, str, int | None] | None = None
 

@@ -113,6 +113,24 @@ def test_the_self_test_notices_a_copy_that_does_not_keep(
     assert caught.value.code == "boot-control"
 
 
+def test_the_self_test_notices_a_write_that_takes_the_other_copy_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when both copies lie in one erase block."""
+    control = make(tmp_path, bootrecord.initial())
+    real = os.pwrite
+
+    def clumsy(fd: int, data: bytes, offset: int) -> int:
+        for other in OFFSETS:
+            real(fd, b"\xff" * SECTOR_SIZE_BYTES, other)
+        return real(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", clumsy)
+    with pytest.raises(TwinlockError) as caught:
+        control.self_test()
+    assert caught.value.code == "boot-control"
+
+
 def test_a_write_that_does_not_stay_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     control = make(tmp_path, bootrecord.initial())
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: len(data))

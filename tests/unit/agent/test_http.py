@@ -16,26 +16,22 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.unit.agent.fakes import FakeRandom, config_for
+from tests.unit.agent.fakes import FakeClock, FakeRandom, config_for
 from tests.unit.agent.sockets import RawServer, Script, ok, reply, serving
 from twinlock.agent.address import check_url, is_loopback
 from twinlock.agent.api import DeviceApi
 from twinlock.agent.clock import SystemClock
 from twinlock.agent.config import NetworkConfig
-from twinlock.agent.http import HttpNetwork, read_all
+from twinlock.agent.http import HttpNetwork, Watch, read_all
 from twinlock.agent.ports import Request
 from twinlock.core import protocol
 from twinlock.core.errors import TwinlockError
 
 BOUNDS = NetworkConfig(
-    connect_timeout_s=5,
-    stall_timeout_s=0.3,
-    answer_timeout_s=0.6,
-    rate_bytes_s_min=1000,
-    rate_window_s=0.5,
-    retries=2,
-    backoff_s_min=0.01,
-    backoff_s_max=0.02,
+    connect_timeout_s=15, stall_timeout_s=15, retries=2, backoff_s_min=0.01, backoff_s_max=0.02
+)
+IMPATIENT = msgspec.structs.replace(
+    BOUNDS, stall_timeout_s=0.3, answer_timeout_s=0.6, rate_bytes_s_min=1000, rate_window_s=0.5
 )
 
 
@@ -51,9 +47,9 @@ def get(server: RawServer, net: HttpNetwork | None = None, size_bytes_max: int =
         response.close()
 
 
-def code_of(script: Script) -> str:
+def code_of(script: Script, bounds: NetworkConfig = BOUNDS) -> str:
     with serving(script) as server, pytest.raises(TwinlockError) as caught:
-        get(server)
+        get(server, network(bounds))
     return caught.value.code
 
 
@@ -134,7 +130,7 @@ def test_no_server_is_unreachable() -> None:
 
 
 def test_silence_is_a_stall() -> None:
-    assert code_of(lambda conn, request: until_closed(conn)) == "transfer-stalled"
+    assert code_of(lambda conn, request: until_closed(conn), IMPATIENT) == "transfer-stalled"
 
 
 def test_a_stall_within_the_body_is_a_stall() -> None:
@@ -142,7 +138,7 @@ def test_a_stall_within_the_body_is_a_stall() -> None:
         conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc")
         until_closed(conn)
 
-    assert code_of(script) == "transfer-stalled"
+    assert code_of(script, IMPATIENT) == "transfer-stalled"
 
 
 def drip(conn: socket.socket, data: bytes, step_s: float) -> None:
@@ -159,7 +155,7 @@ def drip(conn: socket.socket, data: bytes, step_s: float) -> None:
 def test_a_head_that_drips_is_bounded_in_time() -> None:
     started = time.monotonic()
     head = b"HTTP/1.1 200 OK\r\nX: " + b"a" * 4000
-    assert code_of(lambda conn, request: drip(conn, head, 0.02)) == "transfer-stalled"
+    assert code_of(lambda conn, request: drip(conn, head, 0.02), IMPATIENT) == "transfer-stalled"
     assert time.monotonic() - started < 15
 
 
@@ -168,7 +164,43 @@ def test_a_body_that_drips_is_too_slow() -> None:
         conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
         drip(conn, b"a" * 4000, 0.02)
 
-    assert code_of(script) == "transfer-stalled"
+    assert code_of(script, IMPATIENT) == "transfer-stalled"
+
+
+class OneByte:
+    """A socket that gives a byte at a time."""
+
+    def settimeout(self, wait_s: float) -> None:
+        assert wait_s > 0
+
+    def recv_into(self, buffer: memoryview) -> int:
+        buffer[:1] = b"x"
+        return 1
+
+
+class Ticking(FakeClock):
+    """Each look at the clock takes a tenth of a second."""
+
+    def monotonic_s(self) -> float:
+        self.passed_s += 0.1
+        return self.passed_s
+
+
+@pytest.mark.parametrize(("rate", "slow"), [(1000, True), (11, True), (9, False), (0, False)])
+def test_the_rate_counts_over_every_window(rate: int, slow: bool) -> None:
+    """Ten bytes a second."""
+    watch = Watch(Ticking(), msgspec.structs.replace(BOUNDS, rate_bytes_s_min=rate, rate_window_s=1.0))
+    watch.begin_body()
+    buffer = memoryview(bytearray(8))
+    for _ in range(9):  # the first window is not over yet
+        watch.recv(OneByte(), buffer)  # type: ignore[arg-type]
+    codes = set()
+    for _ in range(90):
+        try:
+            watch.recv(OneByte(), buffer)  # type: ignore[arg-type]
+        except TwinlockError as problem:
+            codes.add(problem.code)
+    assert codes == ({"transfer-stalled"} if slow else set())
 
 
 def test_an_endless_body_ends_at_its_bound() -> None:
@@ -228,6 +260,12 @@ def test_addresses_that_are_refused(url: str) -> None:
         check_url(url)
     assert caught.value.code == "config-invalid"
     assert len(caught.value.what) < 200
+
+
+def test_no_request_leaves_for_an_address_that_is_refused() -> None:
+    with pytest.raises(TwinlockError) as caught:
+        network().open(Request("GET", "http://10.0.2.2:1/"))
+    assert caught.value.code == "config-invalid"
 
 
 def test_loopback() -> None:

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from twinlock.server.blobs import payloads as files
 from twinlock.server.blobs.payloads import PayloadFiles
 from twinlock.server.operator_api import uploads
 
-DATA = os.urandom(3 * limits.MIB + 17)
+DATA = random.Random(22).randbytes(3 * limits.MIB + 17)
 SHA256 = hashlib.sha256(DATA).hexdigest()
 
 

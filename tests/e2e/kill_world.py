@@ -49,6 +49,7 @@ class World:
             server=self.server.url,
             root=self.root,
             device_id=name,
+            both_slots=True,  # then a slot that is not marked as bad before it is written would boot
         )
         loaded, clock = config.load(made.config), SystemClock()
         network = HttpNetwork(clock, loaded.network)

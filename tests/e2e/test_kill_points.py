@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -19,6 +20,7 @@ import pytest
 from tests.e2e import kill_world
 from tests.e2e.kill_world import BAD, GOOD, World
 from twinlock.lab import ledger
+from twinlock.lab.killable import PROGRAM
 from twinlock.lab.killrun import Outcome, Run, Wanted
 from twinlock.lab.ledger import Point
 
@@ -54,10 +56,13 @@ def traces(world: World) -> dict[str, list[str]]:
     return found
 
 
-def attempt(world: World, name: str, version: str, kills: tuple[Point, ...]) -> Outcome:
+def attempt(
+    world: World, name: str, version: str, kills: tuple[Point, ...], program: Sequence[str] = PROGRAM
+) -> Outcome:
     """One device, one update, killed at these points; judged in the end."""
     device, rollout = world.device(name, version)
-    run = Run(device, world.known, world.folder / f"{name}.calls", kills=kills, seed=SEED, env=world.env)
+    calls = world.folder / f"{name}.calls"
+    run = Run(device, world.known, calls, kills=kills, seed=SEED, program=program, env=world.env)
     rng = random.Random(f"{SEED}:{[point.argument for point in kills]}")
     run.go(rng)
     outcome = run.judge(world.operator, name, rollout, WANTED[version])
@@ -152,3 +157,28 @@ def test_the_same_seed_repeats_a_run_call_by_call(world: World, traces: dict[str
         first = attempt(world, f"first-{number}", GOOD, kills)
         assert attempt(world, f"second-{number}", GOOD, kills) == first
         assert first.kills == 1
+
+
+@pytest.mark.parametrize(
+    ("guard", "version", "call", "says"),
+    [
+        ("Installer._invalidate = lambda *_: None", GOOD, "slot.write", "slot b may boot, and does not hold"),
+        ("Gate._required_hooks = lambda *_: []", BAD, "", "slot a should be committed"),
+    ],
+    ids=["a slot is marked bad before it is written", "a trial has to pass its health check"],
+)
+def test_a_guard_that_is_taken_out_is_missed(
+    world: World, traces: dict[str, list[str]], guard: str, version: str, call: str, says: str
+) -> None:
+    sabotaged = (
+        "import sys\n"
+        "from twinlock.agent.health import Gate\n"
+        "from twinlock.agent.install import Installer\n"
+        "from twinlock.lab import killable\n"
+        f"{guard}\n"
+        "sys.exit(killable.main())"
+    )
+    torn = [point for point in ledger.points(traces[version]) if point.mode == ledger.TORN]
+    kills = tuple(point for point in torn if point.label == call)[:1]
+    outcome = attempt(world, f"sabotaged-{version}", version, kills, (sys.executable, "-c", sabotaged))
+    assert [one for one in outcome.violations if says in one], outcome

@@ -84,13 +84,14 @@ class Run:
         *,
         kills: Sequence[Point] = (),
         seed: int = 0,
+        program: Sequence[str] = PROGRAM,
         env: Mapping[str, str] | None = None,
     ) -> None:
         self._device = device
         self._known = known
         self._path = path
         self._env = env
-        self._program = [*PROGRAM, "--ledger", str(path), "--seed", str(seed)]
+        self._program = [*program, "--ledger", str(path), "--seed", str(seed)]
         for point in kills:
             self._program += ["--kill", point.argument]
         self._program.append("--")

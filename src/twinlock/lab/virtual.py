@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final, Self
 import msgspec
 
 from twinlock.core import bootrecord, limits
+from twinlock.core.bootrecord import BootRecord
 from twinlock.core.durable import os_errors, read_bounded, write_atomic
 from twinlock.core.errors import TwinlockError, error
 from twinlock.core.names import RECOVERY, SLOTS
@@ -102,11 +103,13 @@ class VirtualDevice:
         root: bytes,
         device_id: str = "",
         hardware: str = "demo-board",
+        both_slots: bool = False,
         settings: Mapping[str, str] | None = None,
     ) -> Self:
         """Makes a device that runs `release` out of the factory, with `root` as its pinned root of trust.
 
-        `settings` are further tables for agent.toml (name -> lines). Raises InputError, DeviceError.
+        Slot b is empty, or with `both_slots` holds the same and may boot. `settings` are further tables for
+        agent.toml (name -> lines). Raises InputError, DeviceError.
         """
         facts = Facts(hardware, release.product, device_id, slot_size_for(release.size_bytes))
         device = cls(folder, facts)
@@ -116,17 +119,21 @@ class VirtualDevice:
             (folder / "hooks").mkdir()
             write_atomic(folder / "device.json", msgspec.json.encode(facts))
             write_atomic(device.state / "root.json", root)
-            slots = {
-                "a": {
-                    "product": release.product,
-                    "version": release.version,
-                    "counter": release.counter,
-                    "image_sha256": bytes.fromhex(release.sha256),
-                }
+            known = {
+                "product": release.product,
+                "version": release.version,
+                "counter": release.counter,
+                "image_sha256": bytes.fromhex(release.sha256),
             }
+            written = SLOTS if both_slots else SLOTS[:1]
+            slots = dict.fromkeys(written, known)
             write_atomic(device.state / "slots.json", msgspec.json.encode(slots))
         device.write_config(server, settings)
-        Disk.make(device.disk.path, facts.slot_size_bytes).write_image("a", image)
+        disk = Disk.make(device.disk.path, facts.slot_size_bytes)
+        for slot in written:
+            disk.write_image(slot, image)
+        if both_slots:
+            disk.save_record(BootRecord(seq=2, default="a"))
         return device
 
     @classmethod

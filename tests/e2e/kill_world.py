@@ -1,4 +1,4 @@
-"""A server with three releases, and as many devices as wanted, for tests that kill the agent."""
+"""A server with three releases, and as many devices as wanted, for tests that break what they do."""
 
 from __future__ import annotations
 
@@ -40,16 +40,28 @@ class World:
     def known(self) -> list[Release]:
         return [one.release for one in self.packed.values()]
 
-    def device(self, name: str, version: str) -> tuple[VirtualDevice, str]:
-        """A device that runs 1.0, is accepted, and is to get `version`; and the id of its rollout."""
+    def device(
+        self,
+        name: str,
+        version: str,
+        *,
+        server: str = "",
+        both_slots: bool = True,
+        settings: Mapping[str, str] | None = None,
+    ) -> tuple[VirtualDevice, str]:
+        """A device that runs 1.0, is accepted, and is to get `version`; and the id of its rollout.
+
+        With both slots filled, one that is not marked as bad before it is written would boot.
+        """
         made = VirtualDevice.provision(
             self.folder / name,
             self.factory_image,
             self.packed["1.0"].release,
-            server=self.server.url,
+            server=server or self.server.url,
             root=self.root,
             device_id=name,
-            both_slots=True,  # then a slot that is not marked as bad before it is written would boot
+            both_slots=both_slots,
+            settings=settings,
         )
         loaded, clock = config.load(made.config), SystemClock()
         network = HttpNetwork(clock, loaded.network)

@@ -1,4 +1,4 @@
-"""Updates over links that break: the real agent, a real server, and between them a proxy that cuts and flips."""
+"""Updates over links that break: the real agent, a real server, between them a proxy that cuts and flips."""
 
 from __future__ import annotations
 

@@ -56,6 +56,14 @@ def test_every_place_of_a_script_is_filled(render_script: type, text: str) -> No
         assert f"root=PARTUUID={plan.need(role).partuuid} twinlock.slot={role}" in script
 
 
+def test_no_words_of_a_script_are_commands() -> None:
+    """A separator in a text that is not quoted would end it, and run the rest."""
+    for line in loader_uboot.script(plan_of()).splitlines():
+        words = line.strip()
+        if words.startswith("echo ") and not words.startswith("echo '"):
+            assert not set(words) & set(";&|<>"), line
+
+
 def test_a_script_never_saves_before_it_has_counted_down() -> None:
     for script in (loader_uboot.script(plan_of()), loader_grub.script(plan_of())):
         lines = [line.strip() for line in script.splitlines()]

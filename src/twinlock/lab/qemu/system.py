@@ -93,6 +93,7 @@ WantedBy=default.target
 """
 _SHELL: Final = f"""\
 #!/bin/sh
+echo "machine-id: $(cat /etc/machine-id)"
 echo "{MARK} system=$(cat /etc/system) slot=$(cat /run/twinlock/slot) end"
 exec /bin/sh
 """
@@ -102,7 +103,7 @@ def base(architecture: Architecture) -> Path:
     """The prepared system as a tar archive in the cache. Raises like `guests.debian`."""
     packages = [*PACKAGES, KERNELS[architecture]]
     settings = [_REMOVED, _MODULES, _MASKED, _USERS, _GROUPS, _NETWORK, _SHELL_UNIT, _SHELL]
-    recipe = json.dumps(["system", 5, architecture, packages, settings])
+    recipe = json.dumps(["system", 6, architecture, packages, settings])
 
     def make(out: Path) -> None:
         with TemporaryDirectory(prefix="twinlock-system-", dir=out.parent) as folder, os_errors(str(out)):

@@ -42,9 +42,11 @@ setenv tl_args_a 'root=PARTUUID=@PARTUUID_A@ twinlock.slot=a'
 setenv tl_args_b 'root=PARTUUID=@PARTUUID_B@ twinlock.slot=b'
 setenv tl_args_recovery 'root=PARTUUID=@PARTUUID_RECOVERY@ twinlock.slot=recovery'
 setenv tl_load '@LOAD@'
-setenv tl_boot_a 'setenv tl_part @NUMBER_A@; setenv bootargs "@KERNEL_ARGS@ ${tl_args_a}${tl_mode}"; echo twinlock: booting slot a; run tl_load'
-setenv tl_boot_b 'setenv tl_part @NUMBER_B@; setenv bootargs "@KERNEL_ARGS@ ${tl_args_b}${tl_mode}"; echo twinlock: booting slot b; run tl_load'
-setenv tl_boot_recovery 'setenv tl_part @NUMBER_RECOVERY@; setenv bootargs "@KERNEL_ARGS@ ${tl_args_recovery}"; echo twinlock: booting recovery; run tl_load'
+# A read that fails once is no reason to leave a slot: media have bad moments. A load that works does not return.
+setenv tl_tryload 'for tl_n in 1 2 3; do run tl_load; done'
+setenv tl_boot_a 'setenv tl_part @NUMBER_A@; setenv bootargs "@KERNEL_ARGS@ ${tl_args_a}${tl_mode}"; echo twinlock: booting slot a; run tl_tryload'
+setenv tl_boot_b 'setenv tl_part @NUMBER_B@; setenv bootargs "@KERNEL_ARGS@ ${tl_args_b}${tl_mode}"; echo twinlock: booting slot b; run tl_tryload'
+setenv tl_boot_recovery 'setenv tl_part @NUMBER_RECOVERY@; setenv bootargs "@KERNEL_ARGS@ ${tl_args_recovery}"; echo twinlock: booting recovery; run tl_tryload'
 
 setenv tl_bad_a 0
 setenv tl_bad_b 0
@@ -100,6 +102,6 @@ else
 fi
 
 run tl_boot_recovery
-echo twinlock: nothing boots; starting over in 30 seconds
+echo 'twinlock: nothing boots, starting over in 30 seconds'
 sleep 30
 reset

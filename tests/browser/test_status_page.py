@@ -6,54 +6,15 @@ import contextlib
 import shutil
 import struct
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-import uvicorn
 
-from tests.unit.server.rig import HARDWARE, Server, make_release
-from twinlock.server.run import address_of, listen
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+from tests.unit.server.rig import Server, Site, make_release
 
 SIZE = "--window-size=1400,1500"
 ATTACK = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
-
-
-class Counted:
-    """Counts how often each path is asked for."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-        self.asked: list[str] = []
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            self.asked.append(scope["path"])
-        await self.app(scope, receive, send)
-
-
-class Site:
-    """A server's application on a loopback socket, in a thread of its own."""
-
-    def __init__(self, server: Server) -> None:
-        self.counted = Counted(server.app)
-        self.listener = listen("127.0.0.1", 0)
-        self.address = address_of(self.listener)
-        config = uvicorn.Config(self.counted, lifespan="off", log_config=None, ws="none")
-        self.uvicorn = uvicorn.Server(config)
-        run = self.uvicorn.run
-        self.thread = threading.Thread(target=run, kwargs={"sockets": [self.listener]}, daemon=True)
-        self.thread.start()
-
-    def close(self) -> None:
-        self.uvicorn.should_exit = True
-        self.thread.join(30)
-        self.listener.close()
 
 
 @pytest.fixture
@@ -86,7 +47,6 @@ def fleet(tmp_path: Path) -> Iterator[Server]:
     halted = server.roll_out("1.2", [names[-1]])
     server.operator("POST", f"/rollouts/{halted}/halt")
     server.device("new-device", accepted=False)
-    assert HARDWARE == "demo-board"
     server.stop()
     server.start()
     yield server

@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Mount, Route, Router
 
-from twinlock.core.protocol import PREFIX, REPOSITORY
+from twinlock.core.protocol import REPOSITORY
 from twinlock.server.blobs.metadata import MetadataFiles
 from twinlock.server.blobs.payloads import PayloadFiles
 from twinlock.server.clock import Clock, SystemClock
@@ -58,7 +58,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None, login_once: st
             database.close()
 
     routes = [
-        _mount(PREFIX, device_routes(database, payloads, settings, secret, clock)),
+        *device_routes(database, payloads, settings, secret, clock),
         _mount(REPOSITORY, repository_routes(metadata)),
         Mount(OPERATOR_PREFIX, operator_app(operators)),
         *web_routes(database, secret, settings.page_open, OneTimeLogin(login_once), clock),

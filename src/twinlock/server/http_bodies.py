@@ -1,8 +1,10 @@
-"""Bodies from outside, read with a bound on size and on time, whatever their headers say."""
+"""Bodies from outside, read with a bound on their size, whatever their headers say.
+
+How long a request may take to come is bounded by `twinlock.server.connections`, for all requests alike.
+"""
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 from starlette.requests import Request
@@ -13,9 +15,6 @@ from twinlock.server.http_answers import refusal
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-BODY_WAIT_S: Final = 30.0
-QUERY_LENGTH_MAX: Final = 2048
 
 
 def announced_bytes(request: Request) -> int | None:
@@ -29,7 +28,7 @@ def announced_bytes(request: Request) -> int | None:
 
 
 async def read_body(request: Request, size_bytes_max: int = limits.MESSAGE_SIZE_BYTES_MAX) -> bytes:
-    """The whole body. Raises InputError `request-too-large`, TransportError `transfer-stalled`.
+    """The whole body. Raises InputError `request-too-large`.
 
     The count is of bytes that came: a body in chunks without Content-Length has the same bound.
     """
@@ -37,14 +36,10 @@ async def read_body(request: Request, size_bytes_max: int = limits.MESSAGE_SIZE_
     if announced is not None and announced > size_bytes_max:
         raise _too_large(size_bytes_max)
     body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_WAIT_S):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > size_bytes_max:
-                    raise _too_large(size_bytes_max)
-    except TimeoutError as problem:
-        raise error("transfer-stalled", f"the body did not come within {BODY_WAIT_S:.0f} s") from problem
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > size_bytes_max:
+            raise _too_large(size_bytes_max)
     return bytes(body)
 
 

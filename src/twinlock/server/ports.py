@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,8 +53,7 @@ class Transaction(Protocol):
     def operators(self) -> Operators: ...
 
 
-@dataclass(frozen=True, slots=True)
-class PollView:
+class PollView(msgspec.Struct, frozen=True, gc=False):
     """All that a poll's answer is made from. `newest_to_all` is the newest open rollout to all devices."""
 
     status: Status

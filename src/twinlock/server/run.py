@@ -1,12 +1,9 @@
-"""Serving until SIGTERM or SIGINT; the end comes after running requests are answered and all is written.
-
-The protocol class bounds what uvicorn's does not: how large a request's head may be and how long it may take.
-"""
+"""Serving until SIGTERM or SIGINT; the end comes after running requests are answered and all is written."""
 
 from __future__ import annotations
 
-import asyncio
 import errno
+import gc
 import ipaddress
 import logging
 import os
@@ -17,11 +14,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from twinlock.core import limits
 from twinlock.core.errors import error
 from twinlock.server.app import create_app
+from twinlock.server.connections import BoundedHttp
 from twinlock.server.logs import log_to_stderr
 
 if TYPE_CHECKING:
@@ -29,8 +25,6 @@ if TYPE_CHECKING:
 
     from twinlock.server.settings import Settings
 
-HEAD_SIZE_BYTES_MAX: Final = 32 * limits.KIB
-HEAD_WAIT_S: Final = 20.0
 KEEP_ALIVE_S: Final = 75
 STOP_WAIT_S: Final = 20
 CONNECTIONS_MAX: Final = 4096
@@ -39,45 +33,6 @@ PORT_MAX: Final = 65_535
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 log: Final = logging.getLogger("twinlock.server")
-
-
-class BoundedHttp(HttpToolsProtocol):
-    """uvicorn's protocol, with bounds on the size and the time of each request's head."""
-
-    _in_head = False
-    _head_bytes = 0
-    _head_timer: asyncio.TimerHandle | None = None
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if not self._in_head:
-            return
-        self._head_bytes += len(data)
-        if self._head_bytes > HEAD_SIZE_BYTES_MAX and not self.transport.is_closing():
-            self.send_400_response("The request's head is too large.")
-        elif self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_WAIT_S, self._head_late)
-
-    def on_message_begin(self) -> None:
-        self._in_head, self._head_bytes = True, 0
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._drop_timer()
-        super().on_headers_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._drop_timer()
-        super().connection_lost(exc)
-
-    def _drop_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _head_late(self) -> None:
-        self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -142,6 +97,8 @@ def serve(
             limit_concurrency=CONNECTIONS_MAX,
             backlog=BACKLOG,
         )
+        gc.collect()
+        gc.freeze()  # what was imported stays: the collector need not look at it again
         log.info("start address=%s folder=%s", address, settings.folder)
         _Server(config, lambda: None if ready is None else ready(address)).run(sockets=[listener])
         log.info("stop address=%s", address)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import shutil
+import threading
 from base64 import b64encode
 from collections.abc import AsyncIterable, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ from typing import Any, TypeVar
 
 import httpx
 import msgspec
+import uvicorn
 from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.conformance.repository import NOW, Repository
 from twinlock.core import limits, manifest
@@ -48,6 +51,8 @@ from twinlock.core.protocol import (
 from twinlock.core.zstd import compress
 from twinlock.server import settings as server_settings
 from twinlock.server.app import create_app
+from twinlock.server.connections import BoundedHttp
+from twinlock.server.run import address_of, listen
 from twinlock.server.setup import initialise
 from twinlock.server.store.database import SqlDatabase
 
@@ -349,6 +354,38 @@ class FakeDevice:
         bearer = {"Authorization": f"Bearer {self.token}"}
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.server.http(method, f"{PREFIX}/payloads/{sha256}", headers=bearer | named)
+
+
+class Counted:
+    """Counts how often each path is asked for."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.asked: list[str] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            self.asked.append(scope["path"])
+        await self.app(scope, receive, send)
+
+
+class Site:
+    """A server's application on a loopback socket, in a thread of its own."""
+
+    def __init__(self, server: Server) -> None:
+        self.counted = Counted(server.app)
+        self.listener = listen("127.0.0.1", 0)
+        self.address = address_of(self.listener)
+        config = uvicorn.Config(self.counted, http=BoundedHttp, lifespan="off", log_config=None, ws="none")
+        self.uvicorn = uvicorn.Server(config)
+        run = self.uvicorn.run
+        self.thread = threading.Thread(target=run, kwargs={"sockets": [self.listener]}, daemon=True)
+        self.thread.start()
+
+    def close(self) -> None:
+        self.uvicorn.should_exit = True
+        self.thread.join(30)
+        self.listener.close()
 
 
 def code_of(answer: httpx.Response) -> str:

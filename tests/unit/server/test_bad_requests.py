@@ -10,7 +10,6 @@ import pytest
 
 from tests.unit.server.rig import Server, code_of
 from twinlock.core import limits
-from twinlock.server import http_bodies
 from twinlock.server.device_api.calls import BATCH_SIZE_BYTES_MAX
 from twinlock.server.operator_api.models import PUBLICATION_SIZE_BYTES_MAX
 
@@ -95,22 +94,6 @@ def test_a_length_that_is_a_lie_is_refused_before_the_body(server: Server, path:
     assert (answer.status_code, code_of(answer)) == (413, "request-too-large")
     answer = send(server, path, b"{}", **{"Content-Length": "-5"})
     assert (answer.status_code, code_of(answer)) == (400, "request-malformed")
-
-
-@pytest.mark.parametrize("path", ["/device/v1/enrol", "/api/v1/rollouts", "/login"])
-def test_a_body_that_does_not_come_is_given_up(
-    server: Server, monkeypatch: pytest.MonkeyPatch, path: str
-) -> None:
-    import asyncio
-
-    async def stalled() -> AsyncIterator[bytes]:
-        yield b"{"
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(http_bodies, "BODY_WAIT_S", 0.05)
-    answer = send(server, path, stalled())
-    assert (answer.status_code, code_of(answer)) == (503, "transfer-stalled")
-    assert answer.headers["retry-after"] == "5"
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,15 @@
-"""What is known of a device. Times are milliseconds since 1970, UTC; hashes are lower-case hex."""
+"""What is known of a device. Times are milliseconds since 1970, UTC; hashes are lower-case hex.
+
+What every poll makes is a msgspec Struct: several times quicker to make than a frozen dataclass.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from twinlock.core import limits
 from twinlock.core.errors import error
@@ -35,8 +40,7 @@ class Device:
     decided_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True, gc=False):
     """What a device said of itself in a poll. Bounded and checked, never trusted for a decision on safety."""
 
     product: str = ""
@@ -50,8 +54,7 @@ class Facts:
     abilities: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class CheckIn:
+class CheckIn(msgspec.Struct, frozen=True, gc=False):
     """One poll to be noted: may be lost when the server dies within a second after it."""
 
     device_id: str

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from twinlock.core.errors import error
 from twinlock.server.seals import seal, unseal
 
@@ -27,8 +29,7 @@ class Challenge:
     issued_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(msgspec.Struct, frozen=True, gc=False):
     """What a token says: whose it is, the key's fingerprint (hex), and when it ends (seconds since 1970)."""
 
     device_id: str

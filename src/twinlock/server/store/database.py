@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Select
 
 T = TypeVar("T")
+
+# What a release offers is asked for at every poll of a rollout. Another process may add payloads to it, which
+# is seen after this time; what this process writes, at once.
+_OFFERS_KEPT_S: Final = 1.0
+_OFFERS_KEPT_MAX: Final = 1024
 
 _open_to_all: Final = (
     select(func.coalesce(func.max(rollouts.c.number), 0))
@@ -91,6 +97,7 @@ class SqlDatabase:
         self._writes: Final = self._engine.execution_options(**{dialect.WRITES: True})
         self._writer: Final = Writer(self._group)
         self._lookups: dict[Select[Any], tuple[str, dict[str, Any]]] = {}
+        self._offers: dict[int, tuple[float, tuple[PayloadOffer, ...]]] = {}
         self._direct: Any = None
         self._is_open = False
 
@@ -119,6 +126,7 @@ class SqlDatabase:
     def write(self) -> Iterator[SqlTransaction]:
         with _translated(), self._writes.begin() as connection:
             yield SqlTransaction(connection)
+        self._offers.clear()
 
     @contextmanager
     def _group(self) -> Iterator[SqlTransaction]:
@@ -154,9 +162,17 @@ class SqlDatabase:
         )
 
     async def offers(self, release_id: int) -> tuple[PayloadOffer, ...]:
+        known = self._offers.get(release_id)
+        if known is not None and time.monotonic() < known[0]:
+            return known[1]
         rows = await self._look_up(_OFFERS, {"release": release_id})
         names = [column.name for column in release_payloads.columns]
-        return tuple(sorted((offer_of(dict(zip(names, row, strict=True))) for row in rows), key=_full_first))
+        found = [offer_of(dict(zip(names, row, strict=True))) for row in rows]
+        offers = tuple(sorted(found, key=_full_first))
+        if len(self._offers) >= _OFFERS_KEPT_MAX:
+            self._offers.clear()
+        self._offers[release_id] = time.monotonic() + _OFFERS_KEPT_S, offers
+        return offers
 
     async def public_key(self, device_id: str) -> str | None:
         rows = await self._look_up(_KEY, {"device_id": device_id})

@@ -212,5 +212,5 @@ def _row_of(row: Sequence[Any]) -> DeviceRow:
 
 def _facts_of(row: Sequence[Any]) -> Facts:
     *fields, abilities = row
-    values = dict(zip(Facts.__slots__, fields, strict=False))
+    values = dict(zip(Facts.__struct_fields__, fields, strict=False))
     return Facts(**values | {"abilities": tuple(filter(None, abilities.split(",")))})

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.unit.publish.tools import as_nobody, make_release
@@ -120,3 +121,14 @@ def test_files_that_cannot_be_payloads(tmp_path: Path, payload: tuple[Path, Mani
     assert refused(lambda: PayloadFile(huge)) == "input-too-large"
     with as_nobody():
         assert refused(lambda: PayloadFile(payload[0])) == "permission-denied"
+
+
+def test_each_segment_is_compared_with_its_own_hash(payload: tuple[Path, Manifest]) -> None:
+    """The hash of the whole image is no substitute: a device checks segment by segment."""
+    path, manifest = payload
+    first, second, rest = manifest.segments[:32], manifest.segments[32:64], manifest.segments[64:]
+    swapped = msgspec.structs.replace(manifest, segments=second + first + rest)
+    with PayloadFile(path) as file:
+        told: list[int] = []
+        assert refused(lambda: file.prove(swapped, told.append)) == "segment-hash"
+        assert told == []

@@ -92,6 +92,7 @@ def serve(
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=STOP_WAIT_S,
             limit_concurrency=CONNECTIONS_MAX,

@@ -38,7 +38,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     database_url: str = ""
     """SQLAlchemy URL; empty: SQLite in the folder."""
     page_open: bool = False
-    """Show the status page without a login, to this machine only; refused on any other address."""
+    """Show the status page without a login, to this machine only; not for use behind a proxy."""
     poll_wait_s: int = 300
     """How long a device waits between two polls."""
     enrolment_wait_s: int = 60

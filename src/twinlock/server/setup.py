@@ -31,7 +31,7 @@ _CONFIG: Final = """\
 {database_url}
 # How long a device waits between two polls, in seconds.
 {poll_wait_s}
-# Show the status page without a login. Only on 127.0.0.1 or ::1; refused elsewhere.
+# Show the status page without a login. Only on 127.0.0.1 or ::1, and not behind a proxy.
 {page_open}
 # Uploads that would leave less free space than this are refused.
 # free_bytes_min = 67108864

@@ -212,6 +212,19 @@ def test_an_open_page_is_open_to_this_machine_by_its_own_name_only(open_server: 
         assert server.http("GET", "/", headers={"Host": host}).status_code == 303, host
 
 
+@pytest.mark.parametrize("name", ["Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP"])
+def test_an_open_page_is_not_open_through_a_proxy(open_server: Server, name: str) -> None:
+    answer = open_server.http("GET", "/", headers={"Host": "127.0.0.1", name: "127.0.0.1"})
+    assert answer.status_code == 303
+
+
+def test_a_cookie_is_for_https_alone_where_a_proxy_speaks_it(server: Server) -> None:
+    body = f"token={server.token}".encode()
+    answer = server.http("POST", "/login", body=body, headers={"X-Forwarded-Proto": "https"})
+    assert "; secure" in answer.headers["set-cookie"].lower()
+    assert "; secure" not in login(server).headers["set-cookie"].lower()
+
+
 def test_an_open_page_is_not_open_to_other_machines(open_server: Server) -> None:
     server = open_server
     transport = httpx.ASGITransport(server.app, raise_app_exceptions=False, client=("10.0.0.2", 1))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 COOKIE: Final = "twinlock_operator"
 COOKIE_S: Final = 12 * 3600
 _KIND: Final = "w1"
+_PROXY_HEADERS: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 _TOKEN_MARK_LENGTH: Final = 32
 
 
@@ -52,7 +53,7 @@ def set_cookie(request: Request, response: Response, value: str) -> None:
         max_age=COOKIE_S,
         httponly=True,
         samesite="strict",
-        secure=request.url.scheme == "https",
+        secure="https" in (request.url.scheme, request.headers.get("x-forwarded-proto")),
         path="/",
     )
 
@@ -72,11 +73,13 @@ class OneTimeLogin:
 
 
 def is_local(request: Request) -> bool:
-    """Whether this machine asks for this machine: by address, and by name.
+    """Whether this machine asks for this machine: by address, by name, and not through a proxy that says so.
 
     The name matters: a page of another site may have its own name resolve to 127.0.0.1 (DNS rebinding).
     """
     client = request.client
+    if any(name in request.headers for name in _PROXY_HEADERS):
+        return False
     try:
         named = urlsplit("//" + request.headers.get("host", "")).hostname
     except ValueError:

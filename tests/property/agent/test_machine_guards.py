@@ -141,3 +141,12 @@ def test_no_state_and_no_event_makes_it_touch_a_live_slot(state: State, event: o
 )
 def test_the_free_slot(record: BootRecord | None, booted: str, free: str | None) -> None:
     assert machine.inactive_slot(State(record=record, booted=booted)) == free
+
+
+def test_only_the_job_at_hand_is_armed() -> None:
+    job = job_for("r1", Image(1, "good"), "b")
+    state = State(phase=Phase.INSTALLING, job=job, record=BootRecord(seq=1, default="a"), booted="a")
+    assert machine.step(state, on.Installed(job.trial_id))[1] == (do.Arm("b", job.trial_id),)
+    (end,) = machine.step(state, on.Installed("another"))[1]
+    assert isinstance(end, do.Finish)
+    assert end.code == "internal"

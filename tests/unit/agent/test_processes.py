@@ -22,7 +22,7 @@ from twinlock.agent.store import FolderStore
 from twinlock.core import bootrecord
 from twinlock.core.errors import TwinlockError
 
-WAIT_S = 30.0
+WAIT_S = 120.0
 
 
 def device(folder: Path, server: str = "http://127.0.0.1:9") -> Path:

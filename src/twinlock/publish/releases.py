@@ -156,7 +156,8 @@ def record_path(folder: Path, product: str, version: str) -> Path:
 def read_signed(repository: Repository, signed: SignedRelease) -> Release:
     """A signed release's manifest and record, with every check that a device makes of the manifest.
 
-    Raises TrustError `manifest-hash`, `manifest-malformed`; InputError when a file is missing or unreadable.
+    Raises TrustError `manifest-hash`, `manifest-malformed`, `metadata-mismatch`; InputError when a file is
+    missing or unreadable.
     """
     folder = repository.folder
     path = record_path(folder, signed.claims.product, signed.claims.version)
@@ -171,7 +172,7 @@ def read_signed(repository: Repository, signed: SignedRelease) -> Release:
     check_manifest_bytes(files.targets[signed.name], data)
     parsed = manifest.decode(data)
     if parsed.claims != signed.claims:
-        raise error("manifest-malformed", f"the manifest {signed.name} does not say what is signed of it")
+        raise error("metadata-mismatch", f"the manifest {signed.name} does not say what is signed of it")
     return Release(folder / "payloads", record, data, parsed)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from twinlock.core.errors import EXIT_CODES, Kind, TwinlockError
 from twinlock.lab import images
-from twinlock.lab.demo.scene import PRODUCT, Row, check, expect
+from twinlock.lab.demo.scene import PRODUCT, Row, check, expect, expect_run
 from twinlock.lab.workshop import Workshop
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def refuse_both(scene: Scene) -> str:
     _forged(scene)
     expect(scene.state_of_device(), before, "the device after the forged release")
     expect(scene.device.boot().slot, before.booted, "the slot of the next boot")
-    expect(scene.device.run_agent().exit_code, 0, "the exit code of the next poll")
+    expect_run(scene.device.run_agent(), 0, "the next poll")
     scene.show.fact(
         f"the device is as before: {PRODUCT} 1.1 in slot {before.booted}, boot record and floor unchanged"
     )
@@ -71,7 +71,7 @@ def _damaged(scene: Scene) -> None:
     images.flip_bit(payload, packed.payload_size_bytes // 2)
     rollout = scene.roll_out(DAMAGED)
     done = scene.run_agent(f"fetching {DAMAGED}", packed.payload_size_bytes)
-    expect(done.exit_code, EXIT_CODES[Kind.TRUST], "the exit code for a damaged payload")
+    expect_run(done, EXIT_CODES[Kind.TRUST], "the run on a damaged payload")
     found = scene.note_outcome(f"{DAMAGED} (one bit flipped)", "failed", rollout)
     expect(found["code"], "payload-part-hash", "the code that the server has")
     scene.show.fact(f"{DAMAGED}, one bit flipped: {found['code']}: {found['detail']}")
@@ -100,7 +100,7 @@ def _forged(scene: Scene) -> None:
             shutil.copyfile(stranger.repo / "metadata" / name, served / name)
         rollout = scene.roll_out("1.0")
         done = scene.run_agent()
-        expect(done.exit_code, EXIT_CODES[Kind.TRUST], "the exit code for a stranger's metadata")
+        expect_run(done, EXIT_CODES[Kind.TRUST], "the run on a stranger's metadata")
         found = scene.assignment(rollout)
         expect((found["state"], found["code"]), ("failed", "metadata-signature"), "what the server has of it")
     finally:

@@ -219,6 +219,13 @@ def expect(found: object, wanted: object, what: str) -> None:
     check(found == wanted, f"{what} should be {wanted!r}, it is {found!r}")
 
 
+def expect_run(done: Finished, wanted: int, what: str) -> None:
+    """`check` for how a run of the agent ended; what the agent said last is told with it."""
+    said = done.stderr.strip().splitlines()
+    words = f"; it said: {said[-1]}" if said else ""
+    check(done.exit_code == wanted, f"{what} should end with {wanted}, it ended with {done.exit_code}{words}")
+
+
 def clock() -> float:
     """Seconds, for durations."""
     return time.monotonic()

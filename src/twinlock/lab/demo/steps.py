@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from twinlock.core import limits
 from twinlock.core.errors import EXIT_CODES, Kind
 from twinlock.lab import images
-from twinlock.lab.demo.scene import DEVICE_ID, check, expect
+from twinlock.lab.demo.scene import DEVICE_ID, check, expect, expect_run
 from twinlock.lab.proxy import Cut, FaultProxy
 from twinlock.lab.virtual import REBOOT_WANTED, VirtualDevice
 from twinlock.lab.workshop import HOLDERS, THRESHOLD, ServerProcess, Workshop
@@ -93,15 +93,15 @@ def make_device(scene: Scene) -> str:
     )
     expect(device.boot().slot, "a", "the slot of the first boot")
     enrolled = device.run_agent("enrol", "--json")
-    expect(enrolled.exit_code, 0, "the exit code of enrolling")
+    expect_run(enrolled, 0, "enrolling")
     said = json.loads(enrolled.stdout)
     expect(said["status"], "pending", "the enrolment before the operator's word")
     refused = device.run_agent()
-    expect(refused.exit_code, EXIT_CODES[Kind.POLICY], "the exit code of a device that is not accepted")
+    expect_run(refused, EXIT_CODES[Kind.POLICY], "the run of a device that is not accepted")
     listed = scene.operator.get(f"/devices/{DEVICE_ID}")
     expect(listed["fingerprint"], said["fingerprint"], "the key's fingerprint at the server")
     scene.operator.post(f"/devices/{DEVICE_ID}/accept", {})
-    expect(device.run_agent().exit_code, 0, "the exit code of the first poll")
+    expect_run(device.run_agent(), 0, "the first poll")
     scene.expect_running("a", factory.version)
     layout = ", ".join(f"{part.role} {mib(part.size_bytes)}" for part in device.disk.plan.partitions)
     scene.show.fact(f"one disk file: {layout}")
@@ -120,14 +120,14 @@ def roll_out_good(scene: Scene) -> str:
     rollout = scene.roll_out("1.1")
 
     cut = scene.run_agent("fetching 1.1", size_bytes)
-    expect(cut.exit_code, EXIT_CODES[Kind.TRANSPORT], "the exit code of the run that the cut ended")
+    expect_run(cut, EXIT_CODES[Kind.TRANSPORT], "the run that the cut ended")
     came = proxy.counts().payload_bytes - before
     expect(device.disk.record().default, "a", "the committed slot while the link is away")
     scene.show.fact(f"link cut after {mib(first - before)}: reconnected and went on")
     scene.show.fact(f"link cut again after {mib(came)} and away: the agent gave up for now")
     proxy.down = False
     resumed = scene.run_agent("fetching the rest", size_bytes - came)
-    expect(resumed.exit_code, REBOOT_WANTED, "the exit code of the run that armed slot b")
+    expect_run(resumed, REBOOT_WANTED, "the run that armed slot b")
 
     counts = proxy.counts()
     again = counts.payload_bytes - before - size_bytes
@@ -140,7 +140,7 @@ def roll_out_good(scene: Scene) -> str:
     )
 
     expect(device.boot().slot, "b", "the slot that the loader tries")
-    expect(device.run_agent().exit_code, 0, "the exit code of the trial")
+    expect_run(device.run_agent(), 0, "the trial")
     found = scene.note_outcome("1.1", "succeeded", rollout)
     check(found["bytes_again"] <= most, f"the device reports {found['bytes_again']} bytes fetched twice")
     _expect_runs(scene, "b", "1.1")
@@ -152,13 +152,13 @@ def roll_out_bad(scene: Scene) -> str:
     device = scene.device
     rollout = scene.roll_out("1.2")
     armed = scene.run_agent("fetching 1.2", scene.packed["1.2"].payload_size_bytes)
-    expect(armed.exit_code, REBOOT_WANTED, "the exit code of the run that armed slot a")
+    expect_run(armed, REBOOT_WANTED, "the run that armed slot a")
     expect(device.boot().slot, "a", "the slot that the loader tries")
     held = device.release_in("a", scene.releases())
     expect(held and held.version, "1.2", "the release in the slot on trial")
-    expect(device.run_agent().exit_code, REBOOT_WANTED, "the exit code of the failed trial")
+    expect_run(device.run_agent(), REBOOT_WANTED, "the failed trial")
     expect(device.boot().slot, "b", "the slot after the failed trial")
-    expect(device.run_agent().exit_code, 0, "the exit code back in the old slot")
+    expect_run(device.run_agent(), 0, "the run back in the old slot")
     found = scene.note_outcome("1.2", "rolled_back", rollout)
     expect(found["code"], "health-failed", "the code that the server has")
     check("schema 7" in found["detail"], f"the server does not know why: {found['detail']!r}")

@@ -19,6 +19,9 @@ from twinlock.lab.qemu import guests, system
 from twinlock.lab.qemu.machine import ARCHITECTURES, WAIT_CPU_S_MAX, Architecture
 from twinlock.provision import disk, layout, rootfs
 
+# Two whole Debian systems under emulation: some ten CPU minutes on a machine without KVM.
+pytestmark = pytest.mark.long
+
 ROOM_BYTES = 64 * MIB
 TRIAL_S = 300
 

@@ -57,6 +57,8 @@ _BY_KIND: Final = {
     Kind.HEALTH: 500,
     Kind.INTERNAL: 500,
 }
+# Refusals that somebody should look at, though the server did right.
+_SUSPICIOUS: Final = frozenset({"conflict", "enrolment-conflict"})
 _OF_STATUS: Final = {404: "not-found", 405: "method-not-allowed", 413: "request-too-large"}
 
 
@@ -91,6 +93,8 @@ async def on_error(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, TwinlockError)
     if status_of(problem) >= 500:
         log.error("%s %s: %s", request.method, request.url.path, problem)
+    elif problem.kind is Kind.TRUST or problem.code in _SUSPICIOUS:
+        log.warning("refused %s %s: %s", request.method, request.url.path, problem)
     return refusal(problem)
 
 

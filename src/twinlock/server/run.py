@@ -7,6 +7,7 @@ import gc
 import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
 import threading
@@ -29,6 +30,7 @@ KEEP_ALIVE_S: Final = 75
 STOP_WAIT_S: Final = 20
 CONNECTIONS_MAX: Final = 4096
 BACKLOG: Final = 1024
+FILES_MAX: Final = 4 * CONNECTIONS_MAX
 PORT_MAX: Final = 65_535
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -98,6 +100,7 @@ def serve(
             limit_concurrency=CONNECTIONS_MAX,
             backlog=BACKLOG,
         )
+        raise_file_limit()
         gc.collect()
         gc.freeze()  # what was imported stays: the collector need not look at it again
         log.info("start address=%s folder=%s", address, settings.folder)
@@ -136,6 +139,14 @@ def _unusable(host: str, port: int, problem: OSError) -> Exception:
         hint = "choose a --port of 1024 or more, or run it as a user that may use this one"
         return error("input-invalid", f"port {port} may not be used by this user", hint=hint)
     return error("input-invalid", f"{host} port {port} cannot be listened on: {problem.strerror}")
+
+
+def raise_file_limit() -> None:
+    """Each connection and download is an open file; the usual limit of 1024 is for interactive programs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def check_page(settings: Settings, listener: socket.socket) -> None:

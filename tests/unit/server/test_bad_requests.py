@@ -8,8 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.unit.server.rig import Server, code_of
+from tests.unit.server.rig import FakeDevice, Server, code_of
 from twinlock.core import limits
+from twinlock.core.device_key import DeviceKey, generate
 from twinlock.server.device_api.calls import BATCH_SIZE_BYTES_MAX
 from twinlock.server.operator_api.models import PUBLICATION_SIZE_BYTES_MAX
 
@@ -153,6 +154,18 @@ def test_a_fault_of_ours_is_internal_and_logged_once(
     traces = [one for one in caplog.records if one.exc_info]
     assert len(traces) == 1
     assert "the-secret-reason" in str(traces[0].exc_info)
+
+
+def test_what_somebody_should_look_at_is_logged_in_one_line(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    device = server.device()
+    forged = device.sign(device.report("idle"), key=DeviceKey(generate()))
+    device.send_reports(forged)
+    FakeDevice(server, "dev-1").enrol()
+    device.poll(slot="c")
+    logged = [one.getMessage() for one in caplog.records if one.name == "twinlock.server.http"]
+    assert [line.rpartition(" ")[2] for line in logged] == ["[signature-invalid]", "[enrolment-conflict]"]
 
 
 def test_no_secret_is_in_the_log(server: Server, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import resource
 import socket
 import sys
 from pathlib import Path
@@ -70,6 +71,20 @@ def test_an_open_page_is_for_loopback_only(server: Server) -> None:
         run.check_page(server.settings, listener)
     with run.listen("127.0.0.1", 0) as listener:
         run.check_page(opened, listener)
+
+
+def test_as_many_files_as_allowed_may_be_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {resource.RLIMIT_NOFILE: (1024, 4096)}
+    monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)
+    monkeypatch.setattr(resource, "setrlimit", limits.__setitem__)
+    run.raise_file_limit()
+    assert limits == {resource.RLIMIT_NOFILE: (4096, 4096)}
+    limits[resource.RLIMIT_NOFILE] = (1024, resource.RLIM_INFINITY)
+    run.raise_file_limit()
+    assert limits[resource.RLIMIT_NOFILE] == (run.FILES_MAX, resource.RLIM_INFINITY)
+    limits[resource.RLIMIT_NOFILE] = (run.FILES_MAX * 2, run.FILES_MAX * 4)
+    run.raise_file_limit()
+    assert limits[resource.RLIMIT_NOFILE] == (run.FILES_MAX * 2, run.FILES_MAX * 4)
 
 
 @pytest.mark.parametrize("part", ["payloads", "tmp", "repository"])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import insert, select
 
 from twinlock.server.audit.chain import Entry
+from twinlock.server.store import dialect
 from twinlock.server.store.tables import audit
 
 if TYPE_CHECKING:
@@ -14,15 +15,14 @@ if TYPE_CHECKING:
 
 
 class SqlAudit:
-    """`AuditStore` on one connection. Two appends at once: the number's primary key lets one through."""
+    """`AuditStore` on one connection."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection: Final = connection
 
     def last(self) -> Entry | None:
-        row = self._connection.execute(
-            select(audit).order_by(audit.c.number.desc()).limit(1).with_for_update()
-        ).first()
+        dialect.take_turns(self._connection)
+        row = self._connection.execute(select(audit).order_by(audit.c.number.desc()).limit(1)).first()
         return None if row is None else Entry(*row)
 
     def add(self, entry: Entry) -> None:

@@ -32,6 +32,7 @@ _PRAGMAS: Final = (
     "PRAGMA foreign_keys=ON",
     f"PRAGMA busy_timeout={BUSY_WAIT_MS}",
 )
+_AUDIT_LOCK: Final = 0x7477_6175  # any number that nobody else in the database uses
 _SEALS: Final = {
     "sqlite": tuple(
         f"CREATE TRIGGER audit_no_{verb.lower()} BEFORE {verb} ON audit "
@@ -88,6 +89,12 @@ def _begin_sqlite(connection: Connection) -> None:
 def is_sqlite(connection: Connection | Engine) -> bool:
     """Whether lookups are quick enough to be made on the event loop: no network is between."""
     return connection.dialect.name == "sqlite"
+
+
+def take_turns(connection: Connection) -> None:
+    """Lets one transaction at a time append to the audit log; on SQLite every writer waits anyway."""
+    if not is_sqlite(connection):
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_AUDIT_LOCK})")
 
 
 def seal_audit(connection: Connection) -> None:

@@ -23,6 +23,7 @@ from tests.unit.publish.tools import (
     state_of,
 )
 from twinlock.core.errors import TwinlockError
+from twinlock.core.limits import SIGNATURES_MAX
 from twinlock.core.trust.verifier import TrustedSet, claims_of
 from twinlock.publish import expiry, keys, releases, roots
 from twinlock.publish.folder import read_release
@@ -268,6 +269,14 @@ def test_a_root_that_could_never_sign_is_not_made(
     holders.make("main", *roles)
     assert refusal(lambda: start(tmp_path / "repo", holders, thresholds, "main")).code == code
     assert files_under(tmp_path / "repo") == {}
+
+
+def test_a_role_has_no_more_keys_than_devices_accept(tmp_path: Path) -> None:
+    holders = Holders(tmp_path / "keys")
+    holders.make("main", *keys.ROLES)
+    for number in range(SIGNATURES_MAX):
+        holders.make(f"n{number}", "targets")
+    assert refusal(lambda: start(tmp_path / "repo", holders, {}, "main")).code == "input-too-large"
 
 
 def test_a_holder_who_means_another_root_does_not_sign(tmp_path: Path) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.unit.cli import operator_server as fake
 from tests.unit.cli.operator_server import TOKEN, Fault, OperatorServer
-from tests.unit.publish.tools import NOW, Holders, make_release, sign, simple_repository
+from tests.unit.publish.tools import NOW, Holders, ceremony, make_release, sign, simple_repository
 from twinlock.cli.api import Api
 from twinlock.core.errors import TwinlockError, error
-from twinlock.publish import releases, upload
+from twinlock.publish import releases, signing, upload
 from twinlock.publish.repository import open_repository
 
 
@@ -189,6 +191,33 @@ def test_a_missing_file_is_found_before_anything_is_sent(
     path.unlink()
     problem = refusal(lambda: publish(repo, server, Pauses(rng)))
     assert (problem.code, path.name in problem.what) == ("input-missing", True)
+    assert server.asked == []
+
+
+def test_a_record_of_another_manifest_is_found(
+    repo: Path, server: OperatorServer, rng: random.Random
+) -> None:
+    path = repo / "releases/demo/1.0.json"
+    record = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**record, "manifest_sha256": "0" * 64}))
+    assert refusal(lambda: publish(repo, server, Pauses(rng))).code == "manifest-hash"
+    assert server.asked == []
+
+
+def test_claims_signed_for_another_manifest_are_found(
+    tmp_path: Path, server: OperatorServer, rng: random.Random
+) -> None:
+    """Signed by the right keys, and still wrong: what devices would filter by is not what they would get."""
+    repo, holders = simple_repository(tmp_path)
+    release = make_release(tmp_path, rng)
+    claims = msgspec.structs.replace(release.manifest.claims, hardware=("other-board",))
+    with ceremony(repo, holders.ring("main")) as run:
+        releases.take_in(run, release, allow_lower=False)
+        name = release.manifest.name
+        entry = signing.entry(name, release.manifest_bytes, claims)
+        run.repository.pending["targets"].signed.targets[name] = entry
+        run.complete()
+    assert refusal(lambda: publish(repo, server, Pauses(rng))).code == "metadata-mismatch"
     assert server.asked == []
 
 

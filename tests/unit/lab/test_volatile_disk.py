@@ -62,6 +62,23 @@ def test_a_flush_makes_every_write_durable(disk: VolatileDisk, medium: Path) -> 
     assert sector(medium, 0) == fill(2)
 
 
+def test_the_cache_is_empty_after_a_flush(disk: VolatileDisk) -> None:
+    disk.write(0, fill(1, 4))
+    disk.write(SECTOR, fill(2), through=True)
+    assert disk.unflushed_sectors == 3
+    disk.flush()
+    assert (disk.unflushed_writes, disk.unflushed_sectors) == (0, 0)
+
+
+def test_an_older_write_that_leaves_the_cache_does_not_hide_a_newer_one(medium: Path) -> None:
+    disk = VolatileDisk(medium, cache_size_bytes_max=2 * SECTOR)
+    disk.write(0, fill(1, 2))
+    disk.write(SECTOR, fill(2))
+    assert disk.unflushed_writes == 1
+    assert disk.read(0, 3 * SECTOR) == fill(1) + fill(2) + bytes(SECTOR)
+    disk.close()
+
+
 def test_a_write_through_is_durable_and_older_writes_stay_volatile(disk: VolatileDisk, medium: Path) -> None:
     disk.write(0, fill(1, 3))
     disk.write(SECTOR, fill(2), through=True)

@@ -73,7 +73,7 @@ class VolatileDisk:
         self._lock = threading.Lock()
         self._pending: deque[Entry] = deque()
         self._pending_bytes = 0
-        self._latest: dict[int, bytes] = {}  # sector number -> newest unflushed content
+        self._latest: dict[int, Entry] = {}  # sector number -> the newest unflushed write to it
         self._dead = False
         self.writes = 0
         self.flushes = 0
@@ -87,8 +87,8 @@ class VolatileDisk:
             data = bytearray(os.pread(self._fd, length, offset))
             first = offset // SECTOR_SIZE_BYTES
             for number in range(first, (offset + length - 1) // SECTOR_SIZE_BYTES + 1 if length else first):
-                if (sector := self._latest.get(number)) is not None:
-                    _overlay(data, offset, number * SECTOR_SIZE_BYTES, sector)
+                if (entry := self._latest.get(number)) is not None:
+                    _overlay(data, offset, number * SECTOR_SIZE_BYTES, _sector_of(entry, number))
             return bytes(data)
 
     def write(self, offset: int, data: bytes, *, through: bool = False) -> None:
@@ -143,6 +143,12 @@ class VolatileDisk:
         with self._lock:
             return len(self._pending)
 
+    @property
+    def unflushed_sectors(self) -> int:
+        """Sectors whose newest content is in the cache."""
+        with self._lock:
+            return len(self._latest)
+
     def _check(self, offset: int, length: int) -> None:
         if self._dead:
             raise PowerCutError
@@ -156,8 +162,8 @@ class VolatileDisk:
     def _cache(self, entry: Entry) -> None:
         self._pending.append(entry)
         self._pending_bytes += len(entry.data)
-        for number, sector in _sectors(entry):
-            self._latest[number] = sector
+        for number in _numbers(entry):
+            self._latest[number] = entry
 
     def _destage(self, entry: Entry) -> None:
         """Brings the oldest write to the medium."""
@@ -170,18 +176,23 @@ class VolatileDisk:
         """Brings the newest write to the medium, past older ones; of those, its sectors are superseded."""
         os.pwrite(self._fd, entry.data, entry.offset)
         self._pending.pop()
-        covered = {number for number, _ in _sectors(entry)}
+        covered = set(_numbers(entry))
         kept: deque[Entry] = deque()
         for older in self._pending:
-            kept.extend(_without(older, covered))
+            pieces = _without(older, covered)
+            for piece in pieces:
+                for number in _numbers(piece):
+                    if self._latest.get(number) is older:
+                        self._latest[number] = piece
+            kept.extend(pieces)
         self._pending = kept
         self._pending_bytes = sum(len(left.data) for left in kept)
         for number in covered:
             self._latest.pop(number, None)
 
     def _forget(self, entry: Entry) -> None:
-        for number, sector in _sectors(entry):
-            if self._latest.get(number) is sector:
+        for number in _numbers(entry):
+            if self._latest.get(number) is entry:
                 del self._latest[number]
 
     def _cut(self, plan: CutPlan) -> Loss:
@@ -215,12 +226,19 @@ class VolatileDisk:
         return self.loss
 
 
-def _sectors(entry: Entry) -> list[tuple[int, bytes]]:
+def _numbers(entry: Entry) -> range:
+    """The sectors that a write covers."""
     first = entry.offset // SECTOR_SIZE_BYTES
-    return [
-        (first + at // SECTOR_SIZE_BYTES, entry.data[at : at + SECTOR_SIZE_BYTES])
-        for at in range(0, len(entry.data), SECTOR_SIZE_BYTES)
-    ]
+    return range(first, first + len(entry.data) // SECTOR_SIZE_BYTES)
+
+
+def _sector_of(entry: Entry, number: int) -> bytes:
+    at = number * SECTOR_SIZE_BYTES - entry.offset
+    return entry.data[at : at + SECTOR_SIZE_BYTES]
+
+
+def _sectors(entry: Entry) -> list[tuple[int, bytes]]:
+    return [(number, _sector_of(entry, number)) for number in _numbers(entry)]
 
 
 def _without(entry: Entry, covered: set[int]) -> list[Entry]:

@@ -179,6 +179,9 @@ class VolatileDisk:
         covered = set(_numbers(entry))
         kept: deque[Entry] = deque()
         for older in self._pending:
+            if covered.isdisjoint(_numbers(older)):
+                kept.append(older)
+                continue
             pieces = _without(older, covered)
             for piece in pieces:
                 for number in _numbers(piece):
@@ -242,13 +245,10 @@ def _sectors(entry: Entry) -> list[tuple[int, bytes]]:
 
 
 def _without(entry: Entry, covered: set[int]) -> list[Entry]:
-    """The write without the covered sectors, in as many pieces as that leaves."""
-    numbered = _sectors(entry)
-    if not any(number in covered for number, _ in numbered):
-        return [entry]
+    """The write without the covered sectors, one piece for each sector that is left."""
     return [
         Entry(entry.kind, number * SECTOR_SIZE_BYTES, sector)
-        for number, sector in numbered
+        for number, sector in _sectors(entry)
         if number not in covered
     ]
 

@@ -62,7 +62,8 @@ def attempt(
     """One device, one update, killed at these points; judged in the end."""
     device, rollout = world.device(name, version)
     calls = world.folder / f"{name}.calls"
-    run = Run(device, world.known, calls, kills=kills, seed=SEED, program=program, env=world.env)
+    env = world.env if kills else None  # one that is not killed can be measured
+    run = Run(device, world.known, calls, kills=kills, seed=SEED, program=program, env=env)
     rng = random.Random(f"{SEED}:{[point.argument for point in kills]}")
     run.go(rng)
     outcome = run.judge(world.operator, name, rollout, WANTED[version])

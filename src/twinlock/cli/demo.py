@@ -25,6 +25,7 @@ app: Final = typer.Typer()
 
 ONCE_VARIABLE: Final = "DEMO_ONCE"
 WIDTH_MAX: Final = 100
+_END_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _INDENT: Final = "      "
 _UNBROKEN: Final = "\x1f"  # stands for a space at which no line may end
 
@@ -94,7 +95,7 @@ def demo(
     with _ended_by_signals():
         with story.tell(folder, Terminal(output), Api, image_size_bytes=image_mib * MIB) as ended:
             if not once:
-                output.note(f"\nThe server goes on at {ended.page} until you press Ctrl-C.")
+                output.note(f"\nThe server goes on, its page is at {ended.server}/ (Ctrl-C ends it).")
             output.show(story.as_data(ended), "", _table(ended), "", "demo: ok")
             if not once:
                 _wait_for_interrupt()
@@ -113,12 +114,17 @@ def _table(ended: story.Ended) -> Table:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """A closed terminal and SIGTERM end the demo as Ctrl-C does: everything that it started is ended."""
+    """A closed terminal and SIGTERM end the demo as Ctrl-C does: everything that it started is ended.
+
+    Only the first one counts: a second one must not interrupt the ending.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        for other in _END_SIGNALS:
+            signal.signal(other, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, interrupt) for number in _END_SIGNALS}
     try:
         yield
     finally:

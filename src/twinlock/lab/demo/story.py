@@ -86,8 +86,9 @@ def tell(
     """
     ext4.find_tool("mke2fs")
     ext4.find_tool("debugfs")
-    _prepare(folder, image_size_bytes)
+    _check_folder(folder)
     with folder_lock(folder):
+        _prepare(folder, image_size_bytes)
         scene = Scene(folder, show, connect, image_size_bytes)
         with scene.life:
             told = tuple(_run(scene, number, step) for number, step in enumerate(STEPS, start=1))
@@ -107,8 +108,8 @@ def _run(scene: Scene, number: int, step: Step) -> Told:
     return Told(number, step.title, sentence, seconds)
 
 
-def _prepare(folder: Path, image_size_bytes: int) -> None:
-    """An empty folder for the demo. Raises InputError `input-exists` for one that is somebody else's."""
+def _check_folder(folder: Path) -> None:
+    """The folder is there, and may be cleared. Raises InputError `input-exists` for somebody else's."""
     with os_errors(f"folder {folder}"):
         if folder.exists() and not (folder / MARK).is_file() and any(folder.iterdir()):
             raise error(
@@ -117,9 +118,13 @@ def _prepare(folder: Path, image_size_bytes: int) -> None:
                 hint="choose another place with --folder",
             )
         folder.mkdir(parents=True, exist_ok=True)
-        with folder_lock(folder):
-            clear(folder)
-            (folder / MARK).write_text("Made by `twinlock demo`, which clears this folder when it runs.\n")
+
+
+def _prepare(folder: Path, image_size_bytes: int) -> None:
+    """Empties the folder. Raises DeviceError `disk-full` when there is too little space for a demo."""
+    with os_errors(f"folder {folder}"):
+        clear(folder)
+        (folder / MARK).write_text("Made by `twinlock demo`, which clears this folder when it runs.\n")
         free = shutil.disk_usage(folder).free
     if free < FREE_TIMES * image_size_bytes:
         raise error(

@@ -108,9 +108,16 @@ def test_silence_and_a_drip_end(server: OperatorServer) -> None:
 
 def test_an_endless_answer_is_cut_off(server: OperatorServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "ANSWER_SIZE_BYTES_MAX", MIB)
-    for method in ("GET", "HEAD"):
-        server.fail(method, lambda handler: handler.answer(200, b" " * 2 * MIB))
-    assert refusal(lambda: client(server).get("/releases")).code == "answer-malformed"
+    server.fail("GET", lambda handler: handler.answer(200, b"{}".ljust(MIB)))
+    assert client(server).get("/releases") == {}
+    server.fail("GET", lambda handler: handler.answer(200, b"{}".ljust(MIB + 1)))
+    problem = refusal(lambda: client(server).get("/releases"))
+    assert (problem.code, str(MIB) in problem.what) == ("answer-malformed", True)
+
+
+def test_a_server_that_does_not_say_how_large_is_no_twinlock_server(server: OperatorServer) -> None:
+    server.fail("HEAD", lambda handler: handler.answer(200, Content_Length="many"))
+    assert refusal(lambda: client(server).payload_size_bytes("0" * 64)).code == "answer-malformed"
 
 
 def test_a_compressed_answer_is_not_unpacked(server: OperatorServer) -> None:

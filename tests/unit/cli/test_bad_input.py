@@ -82,6 +82,7 @@ def locked_key(world: Path) -> None:
         (world / "keys" / name).unlink()
     key_files.create(world / "keys", ["targets"], "main", "ed25519", b"long enough")
     (world / "wrong").write_bytes(b"wrong passphrase\n")
+    (world / "empty").write_bytes(b"\n")
     # the repository does not know the new key, so start over with it
     for name in ("repo/metadata", "repo/pending"):
         for path in (world / name).iterdir():
@@ -239,6 +240,16 @@ def other_json(world: Path) -> None:
     (world / "file").write_text('{"signed": {"_type": "mirrors"}, "signatures": []}')
 
 
+def a_pipe(world: Path) -> None:
+    os.mkfifo(world / "pipe")
+
+
+def damaged_index(world: Path) -> None:
+    """A payload still, by its end; so its own problem is told."""
+    data = payload_of(world).read_bytes()
+    (world / "file").write_bytes(data[:-100] + bytes([data[-100] ^ 1]) + data[-99:])
+
+
 def empty_token(world: Path) -> None:
     (world / "token").write_text("\n")
 
@@ -326,6 +337,7 @@ SIGNING = [
     Case(SIGN, "key-unreadable", broken_key, may_change=("repo",)),
     Case(SIGN, "key-unreadable", locked_key, may_change=("repo",)),
     Case(SIGN + " --passphrase-file wrong", "key-unreadable", locked_key, may_change=("repo",)),
+    Case(SIGN + " --passphrase-file empty", "input-invalid", locked_key, may_change=("repo",)),
     Case(SIGN + " --passphrase-file none", "input-missing"),
     Case(SIGN + " --passphrase-file image", "input-too-large"),
     Case(SIGN, "input-missing", no_record),
@@ -367,6 +379,8 @@ KEEPING = [
     Case("release inspect file", "input-wrong-type", binary),
     Case("release inspect file", "input-wrong-type", other_json),
     Case("release inspect file", "input-wrong-type", repo_is_a_file),
+    Case("release inspect pipe", "input-wrong-type", a_pipe),
+    Case("release inspect file", "payload-index-hash", damaged_index),
     Case("release inspect demo-1.1", "payload-hash", flipped_payload),
     Case("release inspect demo-1.1", "payload-malformed", cut_payload),
     Case("release inspect demo-1.1/1.1.manifest", "input-wrong-type", cut_manifest),

@@ -12,11 +12,16 @@ path = "/dev/mmcblk0p2"
 path = "/dev/mmcblk0p3"
 
 [boot]
-control = "file"                         # or "uboot", "grub"
+control = "file"                         # or "uboot", "grub", "systemd-boot", "tryboot", "efi"
 path = "/dev/mmcblk0p4"
 offset_bytes = [0, 65536]                # the two sectors of the boot record
 booted = "/run/twinlock/booted.json"
 tries = 3
+
+[boot.loader]                            # for systemd-boot, tryboot and efi: what those loaders read
+device = "/dev/mmcblk0p1"                # their FAT partition, mounted at `folder` for a change
+arguments = { a = "root=... twinlock.slot=a", b = "root=... twinlock.slot=b" }
+copies = { "/boot/vmlinuz" = "linux" }   # from a slot to that slot's folder on the partition
 
 [reboot]
 mode = "exit"                            # or "command", with command = ["systemctl", "reboot"]
@@ -33,15 +38,27 @@ from msgspec import Meta
 
 from twinlock.agent.address import check_url
 from twinlock.core import limits
+from twinlock.core.bootloader import slot_of
 from twinlock.core.bootrecord import SECTOR_SIZE_BYTES
 from twinlock.core.durable import read_bounded
 from twinlock.core.errors import TwinlockError, error
-from twinlock.core.names import SLOTS, check_device_id, check_name
+from twinlock.core.names import RECOVERY, SLOTS, check_device_id, check_name
 
 DEFAULT_PATH: Final = Path("/etc/twinlock/agent.toml")
 CONFIG_SIZE_BYTES_MAX: Final = 64 * limits.KIB
 # What one copy of the boot record takes, in the form of each loader
-RECORD_SIZE_BYTES: Final = {"file": 512, "uboot": 512, "grub": 1024}
+RECORD_SIZE_BYTES: Final = {
+    "file": 512,
+    "uboot": 512,
+    "grub": 1024,
+    "systemd-boot": 512,
+    "tryboot": 512,
+    "efi": 512,
+}
+# Loaders that cannot hold the record and read files of their own
+BESIDE: Final = ("systemd-boot", "tryboot", "efi")
+
+PARTUUID: Final = r"^([0-9a-f]{8}-[0-9a-f]{2}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$"
 
 Natural = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(gt=0, le=7 * 24 * 3600)]
@@ -59,21 +76,51 @@ class SlotConfig(_Table, frozen=True):
     size_bytes: Natural | None = None
 
 
+class PartitionConfig(_Table, frozen=True):
+    """The EFI system partition as firmware names it: its place in sectors, its id as in PARTUUID=."""
+
+    number: Annotated[int, Meta(ge=1, le=256)]
+    start_sectors: Natural
+    size_sectors: Natural
+    partuuid: Annotated[str, Meta(pattern=PARTUUID)]
+
+
+class LoaderConfig(_Table, frozen=True):
+    """What a loader beside the record reads.
+
+    `folder` is where its FAT partition is, or with `device` where it is mounted while it is looked at.
+    `arguments` are the kernel's command lines by slot; `copies` go from a slot to its folder there.
+    """
+
+    arguments: dict[str, Annotated[str, Meta(max_length=1024)]]
+    copies: dict[str, str] = {}
+    folder: Path = Path("/run/twinlock/boot")
+    device: Path | None = None
+    slot_folder: Path = Path("/run/twinlock/slot")
+    variables: Path = Path("/sys/firmware/efi/efivars")
+    partition: PartitionConfig | None = None
+
+
 class BootConfig(_Table, frozen=True):
-    """Which boot control, and where its record is."""
+    """Which boot control, and where its record is. `loader` is for those that cannot hold the record."""
 
     path: Path
     booted: Path
-    control: Literal["file", "uboot", "grub"] = "file"
+    control: Literal["file", "uboot", "grub", "systemd-boot", "tryboot", "efi"] = "file"
+    loader: LoaderConfig | None = None
     offset_bytes: tuple[Natural, Natural] = (0, 65536)
     tries: Annotated[int, Meta(ge=1, le=limits.TRIES_MAX)] = 3
 
 
 class RebootConfig(_Table, frozen=True):
-    """How the device reboots: by a command, or by whoever sees exit code 10."""
+    """How the device reboots: by a command, or by whoever sees exit code 10.
+
+    `trial_command` is for a loader that takes the wish for a trial boot from the reboot (tryboot).
+    """
 
     mode: Literal["exit", "command"] = "command"
     command: tuple[str, ...] = ("systemctl", "reboot")
+    trial_command: tuple[str, ...] = ("systemctl", "reboot", "--reboot-argument=0 tryboot")
 
 
 class HealthConfig(_Table, frozen=True):
@@ -179,7 +226,12 @@ def _check(config: Config) -> None:
             "the boot record's sectors are unaligned",
         ),
         (network.backoff_s_min <= network.backoff_s_max, "backoff_s_min is above backoff_s_max"),
-        (bool(config.reboot.command), "the reboot command is empty"),
+        (bool(config.reboot.command and config.reboot.trial_command), "the reboot command is empty"),
+        (
+            boot.control != "tryboot" or config.reboot.mode == "command",
+            'tryboot needs reboot.mode = "command": the reboot carries the wish for a trial boot',
+        ),
+        *_loader_rules(boot),
         (config.state.is_absolute(), "state is not an absolute path"),
         (
             not any(
@@ -194,6 +246,34 @@ def _check(config: Config) -> None:
     address = check_url(config.server)
     if address.query or address.fragment:
         raise error("config-invalid", "the server's address has a query")
+
+
+def _loader_rules(boot: BootConfig) -> list[tuple[bool, str]]:
+    """What must hold of [boot.loader], with what to say when it does not."""
+    loader = boot.loader
+    if loader is None or boot.control not in BESIDE:
+        return [
+            (
+                (loader is None) == (boot.control not in BESIDE),
+                f"{boot.control}: [boot.loader] is wanted or not",
+            )
+        ]
+    names = set(loader.arguments)
+    words = all(slot_of(text) == slot for slot, text in loader.arguments.items())
+    lines = all(char.isprintable() and char.isascii() for text in loader.arguments.values() for char in text)
+    plain = all(
+        not name.startswith("/") and ".." not in name.split("/") and "\\" not in name
+        for name in loader.copies.values()
+    )
+    kernel = boot.control == "tryboot" or "linux" in loader.copies.values()
+    return [
+        (set(SLOTS) <= names <= {*SLOTS, RECOVERY}, "boot.loader.arguments are for a, b and recovery"),
+        (words, "boot.loader.arguments of a slot name it: twinlock.slot=NAME"),
+        (lines, "boot.loader.arguments are one line of ASCII each"),
+        (plain, "boot.loader.copies go to names below the slot's folder"),
+        (bool(loader.copies) and kernel, 'boot.loader.copies name the kernel, as "linux"'),
+        (boot.control != "efi" or loader.partition is not None, "efi needs [boot.loader.partition]"),
+    ]
 
 
 def _holds(slot: SlotConfig, boot: BootConfig, offset_bytes: int) -> bool:

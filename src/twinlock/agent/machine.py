@@ -169,10 +169,11 @@ def _pending(state: State, record: BootRecord) -> Step:
     if state.booted == record.trying:
         told = _tell(state.job, do.Tell("trial"))
         return replace(state, phase=Phase.TRIAL), (told, do.Judge(record.trial_id))
+    if state.armed_boot_id == state.boot_id:
+        # Also with no try left: where the agent counts, the last one is taken off before the reboot.
+        return replace(state, phase=Phase.ARMED), (do.Flush(), do.AskHooks(BEFORE_REBOOT))
     if record.tries_left == 0:
         return _roll_back(state, Verdict(code="trial-exhausted", detail=_exhausted(state, record)))
-    if state.armed_boot_id == state.boot_id:
-        return replace(state, phase=Phase.ARMED), (do.Flush(), do.AskHooks(BEFORE_REBOOT))
     tries = state.tries or record.tries_left
     fallbacks = state.fallbacks + 1
     if fallbacks > tries:

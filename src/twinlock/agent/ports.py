@@ -178,9 +178,12 @@ class Hooks(Protocol):
 
 
 class Power(Protocol):
-    """`reboot` returns True when the caller has to see to the reboot itself (mode "exit")."""
+    """`reboot` returns True when the caller has to see to the reboot itself (mode "exit").
 
-    def reboot(self, reason: str) -> bool: ...
+    `trial` asks the loader for one boot of the slot on trial, where the reboot carries that wish.
+    """
+
+    def reboot(self, reason: str, *, trial: bool = False) -> bool: ...
 
 
 class Display(Protocol):

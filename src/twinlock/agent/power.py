@@ -19,12 +19,12 @@ class ConfiguredPower:
     def __init__(self, config: RebootConfig) -> None:
         self._config = config
 
-    def reboot(self, reason: str) -> bool:
+    def reboot(self, reason: str, *, trial: bool = False) -> bool:
         """True when the caller has to see to it. Raises DeviceError `boot-control` when the command fails."""
         del reason
         if self._config.mode == "exit":
             return True
-        argv = list(self._config.command)
+        argv = list(self._config.trial_command if trial else self._config.command)
         hint = "correct [reboot] in the agent's configuration"
         try:
             done = subprocess.run(

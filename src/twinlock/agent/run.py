@@ -62,6 +62,8 @@ def run_once(ports: Ports, config: Config) -> int:
 def _started(ports: Ports, performer: Performer, state: State, *, damaged: bool) -> on.Started:
     """What the device is. Without a boot record nothing can be decided; then the server is told so, once."""
     try:
+        for path in ports.boot.mend():
+            ports.display.note(f"the loader did not follow the boot record: {path} is mended")
         record, booted = ports.boot.read(), ports.boot.booted()
     except TwinlockError as problem:
         last = _last(ports)
@@ -111,7 +113,8 @@ def _perform(
 def _end(ports: Ports, performer: Performer, state: State, end: do.Reboot | do.Finish) -> int:
     if isinstance(end, do.Reboot):
         ports.display.note(f"rebooting {end.reason}")
-        code = machine.REBOOT_WANTED if ports.power.reboot(end.reason) else 0
+        trial = _prepare_reboot(ports)
+        code = machine.REBOOT_WANTED if ports.power.reboot(end.reason, trial=trial) else 0
         end = do.Finish(code)
     _note_end(ports, performer, state, end)
     if end.code:
@@ -119,6 +122,15 @@ def _end(ports: Ports, performer: Performer, state: State, end: do.Reboot | do.F
     if end.what:
         ports.display.note(end.what)
     return end.exit_code
+
+
+def _prepare_reboot(ports: Ports) -> bool:
+    """A loader that cannot be prepared boots the committed slot, whose agent goes on from there."""
+    try:
+        return ports.boot.before_reboot()
+    except TwinlockError as problem:
+        ports.display.note(f"the loader was not prepared: {problem}")
+        return False
 
 
 def _note_end(ports: Ports, performer: Performer, state: State, end: do.Finish) -> None:

@@ -72,7 +72,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 def gather(config: Config) -> Status:
     """The device's status."""
     store = FolderStore(config.state)
-    control = boot_control(config.boot)
+    control = boot_control(config.boot, config.slots)
     problems: list[str] = []
     record: BootRecord | None = None
     booted = UNKNOWN

@@ -18,6 +18,7 @@ import zlib
 from typing import TYPE_CHECKING, Final
 
 from twinlock.core.bootenv import NONE, from_fields, to_fields
+from twinlock.core.errors import error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,3 +80,17 @@ def decode(block: bytes) -> BootRecord | None:
         # A reason that nobody could have written must not hide a record that the loader follows.
         record = from_fields(fields | {"reason": NONE})
     return record
+
+
+def spend(block: bytes) -> bytes:
+    """The block that the loader's script saves before a trial boot: one try less, all else as it was.
+
+    Raises DeviceError `boot-record` for a block that is no record with tries left.
+    """
+    record, fields = decode(block), _fields(block)
+    if record is None or fields is None or record.tries_left == 0:
+        raise error("boot-record", "no try can be taken off this block")
+    fields["tries"] = str(record.tries_left - 1)
+    fields["check"] = _check(fields)
+    lines = [f"{_PREFIX}{name}={fields[name]}\n".encode("ascii") for name in _ORDER]
+    return (SIGNATURE + b"".join(lines)).ljust(SIZE_BYTES, b"#")

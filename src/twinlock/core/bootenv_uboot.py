@@ -15,6 +15,7 @@ import zlib
 from typing import TYPE_CHECKING, Final
 
 from twinlock.core.bootenv import from_fields, to_fields
+from twinlock.core.errors import error
 
 if TYPE_CHECKING:
     from twinlock.core.bootrecord import BootRecord
@@ -79,3 +80,20 @@ def decode(block: bytes) -> BootRecord | None:
     if len(seq) != 8 or not set(seq) <= set("0123456789abcdef"):
         return None
     return from_fields(fields | {"seq": str(int(seq, 16))})
+
+
+def spend(block: bytes) -> bytes:
+    """The block that the loader's script saves before a trial boot: one try less, all else as it was.
+
+    Raises DeviceError `boot-record` for a block that is no record with tries left.
+    """
+    found = _data(block)
+    record = decode(block)
+    if found is None or record is None or record.tries_left == 0:
+        raise error("boot-record", "no try can be taken off this block")
+    data, flags_byte = found
+    before, after = (
+        f"{_PREFIX}tries={tries}\0".encode("ascii") for tries in (record.tries_left, record.tries_left - 1)
+    )
+    data = data.replace(b"\0" + before, b"\0" + after, 1)
+    return _CRC.pack(zlib.crc32(data)) + (_FLAG_ACTIVE if flags_byte else b"") + data

@@ -316,9 +316,9 @@ class KillablePower:
         self._inner = inner
         self._killer = killer
 
-    def reboot(self, reason: str) -> bool:
+    def reboot(self, reason: str, *, trial: bool = False) -> bool:
         mode = self._killer.begin("power.reboot")
-        result = self._inner.reboot(reason)
+        result = self._inner.reboot(reason, trial=trial)
         self._killer.end(mode)
         return result
 

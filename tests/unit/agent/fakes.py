@@ -328,6 +328,12 @@ class MemoryBoot:
     def read(self) -> BootRecord:
         return self.record
 
+    def mend(self) -> list[str]:
+        return []
+
+    def before_reboot(self) -> bool:
+        return False
+
     def _set(self, record: BootRecord, what: str) -> BootRecord:
         if self.broken:
             raise error("boot-control", "the boot record cannot be written")
@@ -489,7 +495,7 @@ class FakeHooks:
 class FakePower:
     reboots: list[str] = field(default_factory=list)
 
-    def reboot(self, reason: str) -> bool:
+    def reboot(self, reason: str, *, trial: bool = False) -> bool:
         self.reboots.append(reason)
         return True
 

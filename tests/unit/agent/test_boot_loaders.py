@@ -44,7 +44,7 @@ def control(kind: str, tmp_path: Path) -> FileBootControl:
     where = {"path": str(tmp_path / "record"), "booted": str(tmp_path / "booted.json")}
     table = {**where, "control": kind, "offset_bytes": list(OFFSETS)}
     config = msgspec.convert(table, BootConfig, dec_hook=lambda wanted, value: wanted(value))
-    return boot_control(config)
+    return boot_control(config, {})
 
 
 def test_it_says_what_it_is(control: FileBootControl, kind: str) -> None:

@@ -42,6 +42,21 @@ class BootControl(Protocol):
 
     def read(self) -> BootRecord: ...
 
+    def mend(self) -> list[str]:
+        """Makes the loader follow the record again, at the start of a run; names of what had to be mended.
+
+        Writes nothing when nothing differs.
+        """
+        ...
+
+    def before_reboot(self) -> bool:
+        """Prepares the loader for the reboot that follows at once: what the record says is what boots.
+
+        A loader that cannot count is asked for one boot of a pending trial here, and a try is taken off. True
+        when the reboot itself has to carry that wish (`Power.reboot` with `trial`).
+        """
+        ...
+
     def invalidate(self, slot: str) -> BootRecord: ...
 
     def arm(self, slot: str, tries: int, trial_id: str) -> BootRecord: ...

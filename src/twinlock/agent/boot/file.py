@@ -72,6 +72,14 @@ class FileBootControl:
         """The record that counts. Raises DeviceError `boot-record`, `boot-control`."""
         return bootrecord.newest(self._copies())[1]
 
+    def mend(self) -> list[str]:
+        """Nothing: the loader reads the record itself."""
+        return []
+
+    def before_reboot(self) -> bool:
+        """Nothing: the loader takes the try off itself."""
+        return False
+
     def invalidate(self, slot: str) -> BootRecord:
         return self._change(lambda record: bootrecord.invalidate(record, slot))
 

@@ -199,7 +199,7 @@ class World:
             return [HookResult("busy", POSTPONE, False, "not now")]
         return []
 
-    def reboot(self, reason: str) -> bool:
+    def reboot(self, reason: str, *, trial: bool = False) -> bool:
         cut = self.fate.begin("power.reboot")
         self.fate.end(cut)
         return True

@@ -3,7 +3,7 @@
     session   open a session
     flush     session, then the waiting reports in order
     poll      session, reports, poll; for an assignment: refresh the metadata, verify, decide, write plan.json
-    gate      session, reports, metadata, and the running release's own manifest as a probe
+    gate      the device's key signs; session, reports, metadata, and the running release's own manifest
 
 `run` starts it with a CheckRequest on its standard input and reads the CheckAnswer from checked.json. It
 prints nothing. It does not touch slots or the boot record. Started by hand it asks the boot record itself.
@@ -74,6 +74,7 @@ class Check:
                 case "flush":
                     self._send_reports()
                 case "gate":
+                    self._prove_key()
                     self._send_reports()
                     self._prove()
                 case "session":
@@ -273,6 +274,15 @@ class Check:
             self._ports.display.note(f"the report of the download waits: {problem}")
 
     # --- the gate
+
+    def _prove_key(self) -> None:
+        """Shows that the device's key signs, and that its signature is good, before anybody is asked."""
+        key = self._identity.key
+        text = device_key.session_bytes(self._identity.device_id, self._ports.random.token())
+        try:
+            device_key.DevicePublicKey(key.public_pem).verify(key.sign(text), text, "the probe of this key")
+        except TwinlockError as problem:
+            raise error("identity-missing", f"this device's key does not sign: {problem.what}") from problem
 
     def _prove(self) -> None:
         """Shows that this system could take a next release: fresh metadata, and a manifest through it."""

@@ -60,7 +60,10 @@ BESIDE: Final = ("systemd-boot", "tryboot", "efi")
 
 PARTUUID: Final = r"^([0-9a-f]{8}-[0-9a-f]{2}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$"
 
+CRITICAL_UNITS_MAX: Final = 64
+
 Natural = Annotated[int, Meta(ge=0)]
+UnitName = Annotated[str, Meta(max_length=256, pattern=r"^[\w:.\\@*?\[\]][\w:.\\@*?\[\]-]*$")]
 Seconds = Annotated[float, Meta(gt=0, le=7 * 24 * 3600)]
 
 
@@ -129,6 +132,10 @@ class HealthConfig(_Table, frozen=True):
     `timeout_s` bounds each hook, `deadline_s` the gate as a whole. When the server stays out of reach until
     the deadline, `unreachable` decides: "hooks" commits if there are required hooks and all passed,
     "rollback" goes back to the release that could be reached.
+
+    `critical_units` are names of systemd units that must be up, or patterns (`*`) of units that must not have
+    failed; `timer` is the one that starts the agent next. `free_bytes_min` must be left for the state.
+    `verify_image`: "auto" reads the running slot back unless it is mounted read-write.
     """
 
     required: tuple[Path, ...] = (Path("/etc/twinlock/health/required.d"),)
@@ -136,6 +143,10 @@ class HealthConfig(_Table, frozen=True):
     timeout_s: Seconds = 60.0
     deadline_s: Seconds = 300.0
     unreachable: Literal["hooks", "rollback"] = "hooks"
+    critical_units: Annotated[tuple[UnitName, ...], Meta(max_length=CRITICAL_UNITS_MAX)] = ()
+    timer: Annotated[str, Meta(max_length=256, pattern=r"^([\w:.\\@][\w:.\\@-]*\.timer)?$")] = ""
+    free_bytes_min: Natural = limits.MIB
+    verify_image: Literal["auto", "always", "never"] = "auto"
 
 
 class NetworkConfig(_Table, frozen=True):

@@ -403,7 +403,7 @@ def _settled(state: State) -> Step:
         return idle, (do.Flush(), _finish(verdict.code, verdict.detail))
     if state.phase is Phase.ROLLING_BACK and verdict is not None and not verdict.condemns:
         was_outage = kind_of(verdict.code) in (Kind.TRANSPORT, Kind.TRUST, Kind.POLICY)
-        idle = replace(idle, acquit=job if was_outage else None)
+        idle = replace(idle, acquit=job if was_outage and not verdict.excused else None)
     return idle, (do.Check(inactive_slot(idle)),)
 
 

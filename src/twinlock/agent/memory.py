@@ -99,7 +99,11 @@ def note_committed(store: Store, record: BootRecord, job: Job) -> None:
     known.pop(job.slot, None)
     if job.known:
         known[job.slot] = Running(
-            product=job.product, version=job.version, counter=job.counter, image_sha256=job.image_sha256
+            product=job.product,
+            version=job.version,
+            counter=job.counter,
+            image_sha256=job.image_sha256,
+            image_size_bytes=job.image_size_bytes,
         )
     lowest = floor(store, record)
     bootable = [slot for slot in (record.default, other(record.default)) if slot not in record.failed]

@@ -13,7 +13,7 @@ from twinlock.agent.fetch import Tally
 from twinlock.agent.install import Installer
 from twinlock.agent.outbox import Outbox, clip_detail
 from twinlock.agent.pull import INDEX
-from twinlock.core.errors import TwinlockError, error
+from twinlock.core.errors import Kind, TwinlockError, error
 from twinlock.core.protocol import Report
 
 if TYPE_CHECKING:
@@ -28,13 +28,14 @@ DURATION_S_MAX: Final = 10 * 365 * 24 * 3600.0
 
 
 class Performer:
-    """`wait_s` is what the server last said about when to ask again."""
+    """`wait_s` is what the server last said about when to ask again, `reached` whether it last answered."""
 
     def __init__(self, ports: Ports, config: Config) -> None:
         self._ports = ports
         self._config = config
         self._outbox = Outbox(ports.store)
         self.wait_s = 0
+        self.reached: bool | None = None
 
     def perform(self, effect: do.Effect, state: State) -> on.Event | None:
         """What the effect brings, if anything. Raises TwinlockError when it fails as a whole."""
@@ -121,6 +122,7 @@ class Performer:
             problem = plans.answer_error(self._ports.checker.check(plans.CheckRequest(mode="flush")))
         except TwinlockError as failed:
             problem = failed
+        self.reached = problem is None or problem.kind is not Kind.TRANSPORT
         if problem is not None:
             self._note(f"reports wait for the next run: {problem}")
 
@@ -140,6 +142,8 @@ class Performer:
             answer = ports.checker.check(request)
         except TwinlockError as problem:
             return on.CheckFailed(problem.code, problem.what)
+        failed = plans.answer_error(answer)
+        self.reached = failed is None or failed.kind is not Kind.TRANSPORT
         self.wait_s = answer.wait_s
         return self._answered(answer, request)
 
@@ -183,7 +187,7 @@ class Performer:
         if job is None:
             raise error("internal", "a trial without a job")
         self._note(f"slot {state.booted} is on trial: checking its health")
-        verdict, remarks = health.Gate(self._ports, self._config.health, job).judge()
+        verdict, remarks = health.Gate(self._ports, self._config, job).judge()
         return on.Judged(verdict, clip_detail(remarks))
 
 

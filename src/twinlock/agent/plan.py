@@ -63,12 +63,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of the release in a slot."""
+    """What is known of the release in a slot; an `image_size_bytes` of 0 is not known."""
 
     product: str = ""
     version: str = ""
     counter: int = 0
     image_sha256: bytes | None = None
+    image_size_bytes: int = 0
 
 
 class CheckRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ raises TwinlockError and nothing else for what the world does wrong. Sizes and o
 | Checker      | checker.ChildChecker      | the metadata process                                      |
 | Hooks        | hooks.FolderHooks         | the device's own programs                                 |
 | Power        | power.ConfiguredPower     | the reboot                                                |
+| System       | linux.LinuxSystem         | service manager, data space, mounts                       |
 | Display      | display.*                 | what a person or another program sees of the work         |
 """
 
@@ -24,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from twinlock.agent.boot.base import BootControl
+from twinlock.agent.system import System, Unmanaged
 
 if TYPE_CHECKING:
     from twinlock.agent.plan import CheckAnswer, CheckRequest
@@ -44,6 +46,7 @@ __all__ = [
     "Response",
     "Slots",
     "Store",
+    "System",
 ]
 
 
@@ -110,11 +113,16 @@ class BlockDevice(Protocol):
 
 
 class Slots(Protocol):
-    """The configured slots. `open` is exclusive and for writing; raises `slot-busy`, `slot-unusable`."""
+    """The configured slots. `open` is exclusive and for writing; raises `slot-busy`, `slot-unusable`.
+
+    `look` is for reading only, also of the slot that runs; raises `slot-unusable`.
+    """
 
     def size_bytes(self, slot: str) -> int: ...
 
     def open(self, slot: str) -> BlockDevice: ...
+
+    def look(self, slot: str) -> BlockDevice: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,3 +216,4 @@ class Ports:
     hooks: Hooks
     power: Power
     display: Display
+    system: System = field(default_factory=Unmanaged)

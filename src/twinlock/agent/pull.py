@@ -134,20 +134,16 @@ class Puller:
 
     def _index(self) -> container.Index:
         """The payload's index, kept in the state folder so that it travels once."""
-        index = _load_index(self._store, self._offer) or self._fetch_index()
+        index = load_index(self._store, self._offer) or self._fetch_index()
         container.check_fit(index, self._manifest, self._offer.size_bytes)
         return index
 
     def _fetch_index(self) -> container.Index:
-        size_bytes = self._offer.index_size_bytes + container.TRAILER_SIZE_BYTES
-        largest = min(self._offer.size_bytes, _TAIL_SIZE_BYTES_MAX)
-        if not container.TRAILER_SIZE_BYTES < size_bytes <= largest:
-            raise error("payload-malformed", f"an index of {self._offer.index_size_bytes} bytes is offered")
-        tail = memoryview(bytearray(size_bytes))
+        tail = memoryview(bytearray(tail_size_bytes(self._offer)))
         for attempt in range(1 + REFETCHES_MAX):
             self._receive_tail(tail, again=attempt > 0)
             try:
-                index = _decode_tail(tail)
+                index = decode_tail(tail)
                 break
             except TwinlockError:
                 if attempt == REFETCHES_MAX:
@@ -189,16 +185,25 @@ def _runs(numbers: list[int], index: container.Index, offsets: list[int]) -> lis
     return runs
 
 
-def _decode_tail(tail: bytes | memoryview) -> container.Index:
+def tail_size_bytes(offer: PayloadOffer) -> int:
+    """How long the end of the payload is that holds the index. Raises TrustError `payload-malformed`."""
+    size_bytes = offer.index_size_bytes + container.TRAILER_SIZE_BYTES
+    if not container.TRAILER_SIZE_BYTES < size_bytes <= min(offer.size_bytes, _TAIL_SIZE_BYTES_MAX):
+        raise error("payload-malformed", f"an index of {offer.index_size_bytes} bytes is offered")
+    return size_bytes
+
+
+def decode_tail(tail: bytes | memoryview) -> container.Index:
+    """The index in the end of a payload. Raises TrustError `payload-malformed`, `payload-index-hash`."""
     cut = len(tail) - container.TRAILER_SIZE_BYTES
     trailer = container.decode_trailer(bytes(tail[cut:]))
     return container.decode_index(bytes(tail[:cut]), trailer)
 
 
-def _load_index(store: Store, offer: PayloadOffer) -> container.Index | None:
+def load_index(store: Store, offer: PayloadOffer) -> container.Index | None:
     """The index that was kept for this payload; None when there is none or it is not whole."""
     try:
         data = store.read(INDEX, len(offer.sha256) + _TAIL_SIZE_BYTES_MAX) or b""
-        return _decode_tail(data[len(offer.sha256) :]) if data.startswith(offer.sha256) else None
+        return decode_tail(data[len(offer.sha256) :]) if data.startswith(offer.sha256) else None
     except TwinlockError:
         return None

@@ -15,6 +15,7 @@ from twinlock.agent import effects as do
 from twinlock.agent import events as on
 from twinlock.agent import journal, machine
 from twinlock.agent import plan as plans
+from twinlock.agent.gate import baseline
 from twinlock.agent.perform import Performer
 from twinlock.agent.states import Phase, State
 from twinlock.core.errors import CATALOGUE, TwinlockError, error
@@ -113,6 +114,8 @@ def _perform(
 def _end(ports: Ports, performer: Performer, state: State, end: do.Reboot | do.Finish) -> int:
     if isinstance(end, do.Reboot):
         ports.display.note(f"rebooting {end.reason}")
+        if state.phase is Phase.ARMED and state.job is not None:
+            baseline.take(ports, state.job.trial_id, performer.reached)
         trial = _prepare_reboot(ports)
         code = machine.REBOOT_WANTED if ports.power.reboot(end.reason, trial=trial) else 0
         end = do.Finish(code)

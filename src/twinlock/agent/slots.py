@@ -97,6 +97,10 @@ class ConfiguredSlots:
         """The slot for writing, exclusively. Raises DeviceError `slot-busy`, `slot-unusable`."""
         return self._open(slot, os.O_RDWR | os.O_EXCL)
 
+    def look(self, slot: str) -> FileDevice:
+        """The slot for reading, beside whoever uses it. Raises DeviceError `slot-unusable`."""
+        return self._open(slot, os.O_RDONLY)
+
     def _open(self, slot: str, flags: int) -> FileDevice:
         where = self._slots.get(slot)
         if where is None:

@@ -26,11 +26,15 @@ class Phase(StrEnum):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a trial ended badly. `condemns` is False when the release may not be at fault (an outage)."""
+    """Why a trial ended badly. `condemns` is False when the release may not be at fault (an outage).
+
+    `excused` says that it was so before the reboot as well: then not even the old slot's success condemns.
+    """
 
     code: str
     detail: str
     condemns: bool = True
+    excused: bool = False
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):

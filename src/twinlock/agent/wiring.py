@@ -10,6 +10,7 @@ from twinlock.agent.clock import SystemClock, SystemRandom
 from twinlock.agent.display import AgentDisplay
 from twinlock.agent.hooks import FolderHooks
 from twinlock.agent.http import HttpNetwork
+from twinlock.agent.linux import LinuxSystem
 from twinlock.agent.ports import Ports
 from twinlock.agent.power import ConfiguredPower
 from twinlock.agent.slots import ConfiguredSlots
@@ -36,4 +37,5 @@ def build_ports(config: Config, config_path: Path, lock_fd: int | None = None) -
         hooks=FolderHooks(config.health, config.hooks, clock),
         power=ConfiguredPower(config.reboot),
         display=AgentDisplay(store, clock),
+        system=LinuxSystem(config),
     )

@@ -114,6 +114,12 @@ def install(
     ] = "",
     poll_s: Annotated[int, typer.Option("--poll-s", help="Seconds between polls.")] = 900,
     watchdog_s: Annotated[int, typer.Option("--watchdog-s", help="0 leaves the watchdog off.")] = 30,
+    critical: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--critical-unit", help="A unit that must be up, or a release does not stay; repeatable."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Add the agent, its units and the first boot's scripts to a root file system that your build made.
@@ -122,7 +128,9 @@ def install(
     """
     options = rootfs.RootfsOptions(
         plan=_plan(description),
-        agent=rootfs.AgentOptions(server, product, hardware, poll_s=poll_s),
+        agent=rootfs.AgentOptions(
+            server, product, hardware, poll_s=poll_s, critical_units=tuple(critical or ())
+        ),
         packages=packages,
         python=python,
         init=init,

@@ -71,6 +71,10 @@ DEVICE_ID_LENGTH_MAX: Final = 64
 POLL_WAIT_S_MIN: Final = 1
 POLL_WAIT_S_MAX: Final = 7 * 24 * 3600
 
+# Slots: the end that no image may fill. The health gate writes and reads there to prove that the other slot
+# can be written, without touching the image that the device may have to fall back to.
+SLOT_TAIL_SIZE_BYTES: Final = 64 * KIB
+
 # Boot control
 TRIES_MAX: Final = 7
 BOOT_REASON_BYTES_MAX: Final = 96

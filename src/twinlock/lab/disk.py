@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Self
 from twinlock.core import bootrecord
 from twinlock.core.durable import os_errors
 from twinlock.core.errors import error
-from twinlock.core.limits import KIB, MIB
+from twinlock.core.limits import KIB, MIB, SLOT_TAIL_SIZE_BYTES
 from twinlock.core.names import SLOTS
 from twinlock.lab import ext4
 from twinlock.provision import gpt, layout
@@ -41,7 +41,7 @@ class Slot:
 
 def slot_size_for(image_size_bytes: int) -> int:
     """The smallest slot for images of this size, the tail that no image may fill included."""
-    whole = -(-(image_size_bytes + layout.SLOT_TAIL_SIZE_BYTES) // ALIGN_BYTES) * ALIGN_BYTES
+    whole = -(-(image_size_bytes + SLOT_TAIL_SIZE_BYTES) // ALIGN_BYTES) * ALIGN_BYTES
     return max(SLOT_SIZE_BYTES_MIN, whole)
 
 
@@ -116,7 +116,7 @@ class Disk:
         where = self.slots[slot]
         with os_errors(f"image {image}"), image.open("rb") as source, self.path.open("r+b") as file:
             size_bytes = os.fstat(source.fileno()).st_size
-            if size_bytes > where.size_bytes - layout.SLOT_TAIL_SIZE_BYTES:
+            if size_bytes > where.size_bytes - SLOT_TAIL_SIZE_BYTES:
                 raise error(
                     "image-too-large", f"{image} has {size_bytes} bytes, slot {slot} {where.size_bytes}"
                 )

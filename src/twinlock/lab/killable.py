@@ -177,6 +177,9 @@ class KillableSlots:
     def open(self, slot: str) -> BlockDevice:
         return KillableDevice(self._inner.open(slot), self._killer)
 
+    def look(self, slot: str) -> BlockDevice:
+        return KillableDevice(self._inner.look(slot), self._killer)
+
 
 class KillableBootControl(FileBootControl):
     """Is a `ports.BootControl`."""

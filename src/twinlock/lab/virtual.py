@@ -124,6 +124,7 @@ class VirtualDevice:
                 "version": release.version,
                 "counter": release.counter,
                 "image_sha256": bytes.fromhex(release.sha256),
+                "image_size_bytes": release.size_bytes,
             }
             written = SLOTS if both_slots else SLOTS[:1]
             slots = dict.fromkeys(written, known)

@@ -18,7 +18,7 @@ from typing import Final, Literal
 import msgspec
 
 from twinlock.core.errors import error
-from twinlock.core.limits import KIB, MIB
+from twinlock.core.limits import KIB, MIB, SLOT_TAIL_SIZE_BYTES
 from twinlock.core.names import check_name
 from twinlock.provision.gpt import GPT_ENTRIES, GPT_ENTRY_SIZE_BYTES
 from twinlock.provision.mbr import MBR_SECTORS_MAX
@@ -28,9 +28,6 @@ SPEC_SIZE_BYTES_MAX: Final = 64 * KIB
 RAW_BLOBS_MAX: Final = 16
 ALIGN_BYTES_MIN: Final = 64 * KIB  # the first partition follows the table, which needs 24 KiB
 ALIGN_BYTES_MAX: Final = 64 * MIB
-# The end of every slot that no image may fill: the health check writes and reads here to prove that the other
-# slot can be written, without touching the image that the device may have to fall back to.
-SLOT_TAIL_SIZE_BYTES: Final = 64 * KIB
 NAMESPACE: Final = uuid.UUID("5d7b2c5e-6a0f-4d0c-9a55-0f4d1b6f7a11")
 
 Role = Literal["boot", "record", "a", "b", "recovery", "data"]

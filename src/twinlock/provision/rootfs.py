@@ -38,6 +38,8 @@ LIBRARY: Final = "usr/lib/twinlock"
 PYTHON_PATH: Final = "usr/lib/twinlock/python"
 UNITS: Final = "usr/lib/systemd/system"
 _SAFE_PATH: Final = re.compile(r"/[A-Za-z0-9_./+-]*", re.ASCII)
+TIMER: Final = "twinlock-agent.timer"
+_UNIT: Final = re.compile(r"[\w:.\\@*?\[\]][\w:.\\@*?\[\]-]{0,255}", re.ASCII)
 _UNIT_NAMES: Final = (
     "twinlock-agent.service",
     "twinlock-agent.timer",
@@ -64,6 +66,7 @@ class AgentOptions:
     poll_s: int = 900
     jitter_s: int = 300
     run_timeout_s: int = 6 * 3600  # one whole run; a large release on a slow link takes hours
+    critical_units: tuple[str, ...] = ()  # without which a release does not stay
     trial_s: int = 900  # for a trial's verdict; then the device reboots and the loader counts the try
 
 
@@ -154,6 +157,10 @@ def agent_config(options: RootfsOptions) -> str:
             'mode = "command"',
             'command = ["systemctl", "reboot"]',
             "",
+            "[health]",
+            f"timer = {quoted(TIMER)}",
+            f"critical_units = {json.dumps(agent.critical_units)}",
+            "",
         ]
     )
 
@@ -182,6 +189,11 @@ def _check(tree: Path, options: RootfsOptions) -> None:
     for name, (value, least, most) in numbers.items():
         if not least <= value <= most:
             raise error("input-invalid", f"{name} is {value}; {least} to {most} is allowed")
+    for unit in agent.critical_units:
+        if not _UNIT.fullmatch(unit):
+            raise error(
+                "input-invalid", f"{unit[:80]!r} is not the name of a unit, nor a pattern of such names"
+            )
     if "identity" in {path.split("/")[0] for path in options.application_paths}:
         raise error("input-invalid", "the application's data cannot be the device's identity")
     agent_config(options)

@@ -18,6 +18,7 @@ from twinlock.agent.boot.base import Booted, Capabilities
 from twinlock.agent.config import Config, parse
 from twinlock.agent.plan import CheckAnswer, CheckRequest, Job, Plan
 from twinlock.agent.ports import HookResult, Ports, Request
+from twinlock.agent.system import Unit
 from twinlock.core import bootrecord, limits, manifest
 from twinlock.core.bootrecord import BootRecord
 from twinlock.core.errors import TwinlockError, error
@@ -306,6 +307,11 @@ class MemorySlots:
         device.closed = False
         return device
 
+    def look(self, slot: str) -> MemoryDevice:
+        device = self.devices[slot]
+        device.closed = False
+        return device
+
 
 @dataclass
 class MemoryBoot:
@@ -514,6 +520,39 @@ class QuietDisplay:
 
 
 @dataclass
+class FakeSystem:
+    """A service manager; a unit's states are given out one by one, the last one for ever."""
+
+    has_units: bool = True
+    maintenance: bool = False
+    failed: tuple[str, ...] = ()
+    units: dict[str, list[Unit]] = field(default_factory=dict)
+    free: int | None = None
+    written: set[str] = field(default_factory=set)
+    broken: bool = False
+
+    def in_maintenance(self) -> bool:
+        return self.maintenance
+
+    def failed_units(self) -> tuple[str, ...]:
+        if self.broken:
+            raise error("health-failed", "the service manager does not answer")
+        return self.failed
+
+    def unit(self, name: str) -> Unit:
+        states = self.units.get(name)
+        if not states:
+            return Unit(name, "bad", "is not-found, not installed")
+        return states.pop(0) if len(states) > 1 else states[0]
+
+    def free_bytes(self) -> int | None:
+        return self.free
+
+    def is_written(self, slot: str) -> bool:
+        return slot in self.written
+
+
+@dataclass
 class Device:
     """All ports of one device in memory, by their own types."""
 
@@ -527,6 +566,7 @@ class Device:
     hooks: FakeHooks = field(default_factory=FakeHooks)
     power: FakePower = field(default_factory=FakePower)
     display: QuietDisplay = field(default_factory=QuietDisplay)
+    system: FakeSystem = field(default_factory=FakeSystem)
 
     @property
     def ports(self) -> Ports:

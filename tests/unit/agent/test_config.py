@@ -42,6 +42,7 @@ def test_the_defaults_are_those_of_the_manual(tmp_path: Path) -> None:
     assert (config.boot.offset_bytes, config.boot.tries) == ((0, 65536), 3)
     assert (config.reboot.mode, config.reboot.command) == ("command", ("systemctl", "reboot"))
     assert config.health.required == (Path("/etc/twinlock/health/required.d"),)
+    assert (config.health.critical_units, config.health.timer, config.health.verify_image) == ((), "", "auto")
     assert (config.network.rate_bytes_s_min, config.network.retries) == (256, 8)
 
 
@@ -68,6 +69,12 @@ def test_the_defaults_are_those_of_the_manual(tmp_path: Path) -> None:
         ("[boot]", "[reboot]\ncommand = []\n[boot]", "command"),
         ("[boot]", "[health]\ntimeout_s = -1\n[boot]", "timeout_s"),
         ("[boot]", '[health]\nunreachable = "hope"\n[boot]', "unreachable"),
+        ("[boot]", "[health]\ncritical_units = ['--now']\n[boot]", "critical_units"),
+        ("[boot]", "[health]\ncritical_units = ['a b.service']\n[boot]", "critical_units"),
+        ("[boot]", "[health]\ntimer = 'x.service'\n[boot]", "timer"),
+        ("[boot]", "[health]\ntimer = '-x.timer'\n[boot]", "timer"),
+        ("[boot]", "[health]\nverify_image = 'maybe'\n[boot]", "verify_image"),
+        ("[boot]", "[health]\nfree_bytes_min = -1\n[boot]", "free_bytes_min"),
         ("[boot]", "[network]\nbackoff_s_min = 9\nbackoff_s_max = 3\n[boot]", "backoff"),
         ("[boot]", "[network]\nretries = -1\n[boot]", "retries"),
         ("state = ", "device_id = 'a/b'\nstate = ", "device id"),

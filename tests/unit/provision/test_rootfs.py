@@ -75,7 +75,12 @@ def test_the_agents_configuration_names_the_plans_places(kind: str, table: str) 
     assert text["boot"]["path"].endswith(plan.need("record").partuuid)
     start = plan.need("record").start_bytes
     assert [start + offset for offset in text["boot"]["offset_bytes"]] == list(plan.record_offsets)
-    assert agent_config.parse(text).boot.control == kind
+    parsed = agent_config.parse(text)
+    assert parsed.boot.control == kind
+    assert (parsed.health.timer, parsed.health.critical_units) == ("twinlock-agent.timer", ())
+    made = replace(made, agent=replace(AGENT, critical_units=("app.service", "db@*")))
+    text = tomllib.loads(rootfs.agent_config(made))
+    assert agent_config.parse(text).health.critical_units == ("app.service", "db@*")
 
 
 @pytest.mark.parametrize(("disk", "path"), [("/dev/mmcblk0", "/dev/mmcblk0p3"), ("/dev/sda", "/dev/sda3")])
@@ -95,6 +100,7 @@ def test_a_named_disk_gives_device_files(disk: str, path: str) -> None:
         replace(options(), application_paths=("identity/ssh",)),
         replace(options(), application_paths=("../etc",)),
         replace(options(), watchdog_s=-1),
+        replace(options(), agent=replace(AGENT, critical_units=("--all",))),
         options("loader.kind = 'systemd-boot'"),
         replace(options(), agent=replace(AGENT, server="ftp://x")),
         replace(options(), agent=replace(AGENT, product="a b")),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from twinlock.core import manifest
-from twinlock.core.limits import KIB, SEGMENT_SIZE_BYTES
+from twinlock.core.limits import KIB, SEGMENT_SIZE_BYTES, SLOT_TAIL_SIZE_BYTES
 from twinlock.core.manifest import Manifest
 from twinlock.core.payload import container, parts
 from twinlock.core.protocol import PayloadOffer
@@ -19,7 +19,7 @@ HARDWARE: Final = "sim-board"
 PRODUCT: Final = "sim"
 TAIL_SIZE_BYTES: Final = 20 * KIB
 NOISE_SIZE_BYTES: Final = 30_000
-SLOT_SIZE_BYTES: Final = SEGMENT_SIZE_BYTES + 64 * KIB
+SLOT_SIZE_BYTES: Final = SEGMENT_SIZE_BYTES + 64 * KIB + SLOT_TAIL_SIZE_BYTES
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,9 @@ class SimSlots:
     def open(self, slot: str) -> SimDevice:
         return SimDevice(self._media[slot], self._fate)
 
+    def look(self, slot: str) -> SimDevice:
+        return self.open(slot)
+
 
 class SimBootControl(FileBootControl):
     """The real boot control over two simulated sectors; a write is flushed when it returns."""

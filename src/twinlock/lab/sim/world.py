@@ -142,6 +142,7 @@ class World:
                 version="1.0",
                 counter=1,
                 image_sha256=self.old.manifest.image_sha256,
+                image_size_bytes=self.old.manifest.image_size_bytes,
             )
         }
         self.store: Final = SimStore(
@@ -328,9 +329,10 @@ class World:
             self._wrong(f"the outcome should be {wanted}, it is {told}")
 
     def _check_traffic(self) -> None:
-        """At most one part twice for each cut, each failure of the link and each write kept wrong."""
+        """At most one part twice for each cut, failure of the link, write kept wrong, and probe of a gate."""
         cuts = sum(line.startswith(("kill ", "power ", ROT)) for line in self.log)
-        most = (cuts + self.network.faults) * self.new.part_size_bytes_max
+        gates = sum(line.endswith("checking its health") for line in self.log)
+        most = (cuts + gates + self.network.faults) * self.new.part_size_bytes_max
         if self.network.twice_bytes > most and not self.fate.troubles.disk_full:
             self._wrong(f"{self.network.twice_bytes} bytes came twice, allowed are {most}")
 

@@ -276,13 +276,12 @@ def _loader_rules(boot: BootConfig) -> list[tuple[bool, str]]:
         not name.startswith("/") and ".." not in name.split("/") and "\\" not in name
         for name in loader.copies.values()
     )
-    kernel = boot.control == "tryboot" or "linux" in loader.copies.values()
     return [
         (set(SLOTS) <= names <= {*SLOTS, RECOVERY}, "boot.loader.arguments are for a, b and recovery"),
         (words, "boot.loader.arguments of a slot name it: twinlock.slot=NAME"),
         (lines, "boot.loader.arguments are one line of ASCII each"),
         (plain, "boot.loader.copies go to names below the slot's folder"),
-        (bool(loader.copies) and kernel, 'boot.loader.copies name the kernel, as "linux"'),
+        ("linux" in loader.copies.values(), 'boot.loader.copies name the kernel, as "linux"'),
         (boot.control != "efi" or loader.partition is not None, "efi needs [boot.loader.partition]"),
     ]
 

@@ -7,6 +7,7 @@ are ours, have 512 bytes, and name the folder of the slot whose kernel, device t
     # Twinlock writes this file; what the board needs belongs into board.txt
     include board.txt
     os_prefix=twinlock/a/
+    kernel=linux
     (newlines up to 512 bytes)
 
 They are written over in place. Two versions of a file differ in the one letter of the slot, so that even a
@@ -38,12 +39,11 @@ COMMAND_LINE: Final = "cmdline.txt"
 TRIAL_COMMAND_LINE: Final = "cmdtrial.txt"
 SIZE_BYTES: Final = 512
 HEADER: Final = "# Twinlock writes this file; what the board needs belongs into board.txt\n"
-_KERNELS: Final = ("kernel8.img", "kernel_2712.img", "kernel7l.img", "kernel7.img", "kernel.img")
 
 
 def config_text(slot: str, *, trial: bool = False) -> bytes:
     """config.txt, or tryboot.txt (`trial`), that starts this slot: 512 bytes."""
-    lines = [HEADER, f"include {BOARD}\n", f"os_prefix={slot_folder(slot)}/\n"]
+    lines = [HEADER, f"include {BOARD}\n", f"os_prefix={slot_folder(slot)}/\n", "kernel=linux\n"]
     if trial:
         lines.append(f"cmdline={TRIAL_COMMAND_LINE}\n")
     return "".join(lines).encode("ascii").ljust(SIZE_BYTES, b"\n")
@@ -128,7 +128,7 @@ class Tryboot:
         config = files.get(TRYBOOT if flag and not by_partition else CONFIG, b"")
         prefix = _setting(config, "os_prefix") or ""
         line = files.get(prefix + (_setting(config, "cmdline") or COMMAND_LINE), b"")
-        if not any(prefix + name in files for name in _KERNELS):
+        if prefix + (_setting(config, "kernel") or "kernel8.img") not in files:
             return None, dict(files)
         return slot_of(line.decode("utf-8", "replace")), dict(files)
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from twinlock.lab.loaders import Write
 
 _NOWHERE: Final = Path("/nonexistent")
-_KERNEL: Final = {"systemd-boot": "linux", "efi": "linux", "tryboot": "kernel8.img"}
 
 
 class PowerCut(BaseException):
@@ -64,7 +63,7 @@ class Bench:
         if used.rules is not None:
             for slot, kernel in kernels.items():
                 if kernel:
-                    files[f"{slot_folder(slot)}/{_KERNEL[kind]}"] = kernel
+                    files[f"{slot_folder(slot)}/linux"] = kernel
             files |= loaders.first_files(kind)
         return cls(kind, Medium((block, block), files), kernels)
 
@@ -110,7 +109,7 @@ class Bench:
         """The kernel that the loader started: from the slot, or the copy in the slot's folder."""
         if loaders.form(self.kind).rules is None:
             return self.kernels[self.running.slot]
-        return self.medium.files[f"{slot_folder(self.running.slot)}/{_KERNEL[self.kind]}"]
+        return self.medium.files[f"{slot_folder(self.running.slot)}/linux"]
 
 
 class _InMemory(FileBootControl):
@@ -178,5 +177,5 @@ class _Place:
             self._bench.write(step)
 
     def install(self, slot: str) -> None:
-        path = f"{slot_folder(slot)}/{_KERNEL[self._bench.kind]}"
+        path = f"{slot_folder(slot)}/linux"
         self.perform(Put(path, self._bench.kernels[slot]))

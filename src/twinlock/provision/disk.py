@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from twinlock.core import bootenv_grub, bootenv_uboot, bootrecord
+from twinlock.core.bootloader_tryboot import BOARD
 from twinlock.core.durable import fsync_dir, os_errors
 from twinlock.core.errors import error
 from twinlock.core.limits import MIB
@@ -21,8 +22,10 @@ from twinlock.provision import (
     filesystems,
     gpt,
     layout,
+    loader_fat,
     loader_grub,
     loader_systemd_boot,
+    loader_tryboot,
     loader_uboot,
     mbr,
     recordfat,
@@ -101,7 +104,8 @@ def _fill(
     _write_raw(plan, trees, disk)
     _write_all(disk, gpt.encode(gpt.of_plan(plan)) if plan.spec.table == "gpt" else mbr.encode(plan))
     kernels = _write_systems(plan, trees, disk, parts)
-    _write_boot(plan, trees, disk, parts, architecture, kernels)
+    files = _boot_files(plan, trees, record, architecture, kernels)
+    _write_boot(plan, files, disk, parts)
     if plan.spec.loader.kind == "grub":
         _write_all(disk, recordfat.metadata(plan))
     _write_all(disk, record_blocks(plan, record))
@@ -112,10 +116,8 @@ def _fill(
 
 def record_blocks(plan: Plan, record: bootrecord.BootRecord) -> list[tuple[int, bytes]]:
     """Both copies of the boot record in the loader's own form, as (offset in bytes, block)."""
-    kind = plan.spec.loader.kind
-    if kind == "systemd-boot":
-        return []  # it keeps its count in the names of its entries
-    encode = bootenv_uboot.encode if kind == "uboot" else bootenv_grub.encode
+    forms = {"uboot": bootenv_uboot.encode, "grub": bootenv_grub.encode}
+    encode = forms.get(plan.spec.loader.kind, bootrecord.encode)
     return [(offset, encode(record)) for offset in plan.record_offsets]
 
 
@@ -168,26 +170,34 @@ def _write_raw(plan: Plan, trees: Trees, disk: BinaryIO) -> None:
     _write_all(disk, zip(offsets, blobs, strict=True))
 
 
-def _write_boot(
+def _boot_files(
     plan: Plan,
     trees: Trees,
-    disk: BinaryIO,
-    parts: Path,
+    record: bootrecord.BootRecord,
     architecture: str,
     kernels: Mapping[str, Mapping[str, bytes]],
-) -> None:
-    files: dict[str, bytes] = {}
+) -> dict[str, bytes]:
+    """What goes on the boot partition: the loader's files, and the user's, which may replace board.txt."""
+    given: dict[str, bytes] = {}
     if trees.boot is not None:
         for path in sorted(trees.boot.rglob("*")):
             if path.is_file():
-                files[path.relative_to(trees.boot).as_posix()] = path.read_bytes()
-    kind = plan.spec.loader.kind
-    if kind == "uboot":
-        files |= loader_uboot.boot_files(plan, architecture=architecture)
-    elif kind == "grub":
-        files |= loader_grub.boot_files(plan, target=architecture)
-    else:
-        files |= loader_systemd_boot.boot_files(plan, kernels, target=architecture)
+                given[path.relative_to(trees.boot).as_posix()] = path.read_bytes()
+    match plan.spec.loader.kind:
+        case "uboot":
+            return given | loader_uboot.boot_files(plan, architecture=architecture)
+        case "grub":
+            return given | loader_grub.boot_files(plan, target=architecture)
+        case "tryboot":
+            made = loader_tryboot.boot_files(plan, kernels, record)
+            files = given | made | {name: data for name, data in given.items() if name == BOARD}
+        case _:
+            files = given | loader_systemd_boot.boot_files(plan, kernels, target=architecture)
+    loader_fat.check_room(plan, files, kernels)
+    return files
+
+
+def _write_boot(plan: Plan, files: Mapping[str, bytes], disk: BinaryIO, parts: Path) -> None:
     image = parts / "boot.img"
     serial = int.from_bytes(uuid.UUID(plan.disk_uuid).bytes[4:8], "big")
     part = plan.need("boot")
@@ -219,12 +229,21 @@ def _write_systems(plan: Plan, trees: Trees, disk: BinaryIO, parts: Path) -> dic
             keep_owners=trees.keep_owners,
         )
         _place(plan, role, image, disk)
-        if plan.spec.loader.kind == "systemd-boot":
-            wanted = loader_systemd_boot.slot_files(plan.spec.loader)
-            kernels[role] = {name: filesystems.read_file(image, path) for path, name in wanted.items()}
+        if plan.spec.loader.kind in layout.FROM_FAT:
+            kernels[role] = _kernel_files(image, loader_fat.copies(plan.spec.loader))
         if image.parent == parts:
             image.unlink()
     return kernels
+
+
+def _kernel_files(image: Path, wanted: Mapping[str, str]) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    for path, name in wanted.items():
+        if name:
+            files[name] = filesystems.read_file(image, path)
+        else:
+            files |= filesystems.read_folder(image, path)
+    return files
 
 
 def _write_data(plan: Plan, trees: Trees, disk: BinaryIO, parts: Path) -> None:

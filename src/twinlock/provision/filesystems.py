@@ -137,6 +137,33 @@ def read_file(image: Path, path: str) -> bytes:
         return out.read_bytes()
 
 
+def read_folder(image: Path, path: str) -> dict[str, bytes]:
+    """The files below a folder of an ext4 or squashfs image, by their paths below it; links are left out.
+
+    Raises InputError `input-missing` when it has no such folder, or an empty one.
+    """
+    with TemporaryDirectory(prefix="twinlock-read-") as folder, os_errors(f"{path} of {image}"):
+        out = Path(folder, "tree")
+        with image.open("rb") as file:
+            squashfs = file.read(4) == b"hsqs"
+        if squashfs:
+            run(["unsquashfs", "-n", "-d", str(out), str(image), path], package="squashfs-tools")
+            found = out / path.lstrip("/")
+        else:
+            out.mkdir()
+            if '"' not in path and "\n" not in path:
+                run(["debugfs", "-R", f'rdump "{path}" {out}', str(image)], package="e2fsprogs")
+            found = out / path.rstrip("/").rpartition("/")[2]
+        files = {
+            one.relative_to(found).as_posix(): one.read_bytes()
+            for one in sorted(found.rglob("*"))
+            if one.is_file() and not one.is_symlink()
+        }
+        if not files:
+            raise error("input-missing", f"the system in {image.name} has no files in {path}")
+        return files
+
+
 def make_fat(out: Path, size_bytes: int, files: Mapping[str, bytes], *, label: str, serial: int) -> None:
     """Makes `out` a FAT image of exactly `size_bytes` holding `files` (path with `/` -> content).
 

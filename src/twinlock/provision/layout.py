@@ -32,7 +32,9 @@ NAMESPACE: Final = uuid.UUID("5d7b2c5e-6a0f-4d0c-9a55-0f4d1b6f7a11")
 
 Role = Literal["boot", "record", "a", "b", "recovery", "data"]
 Filesystem = Literal["ext4", "squashfs"]
-LoaderKind = Literal["uboot", "grub", "systemd-boot"]
+LoaderKind = Literal["uboot", "grub", "systemd-boot", "tryboot", "efi"]
+# Loaders that start a slot's kernel from a copy on the boot partition, since they read FAT only
+FROM_FAT: Final = ("systemd-boot", "tryboot", "efi")
 
 
 class RawSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,6 +78,7 @@ class LoaderSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kernel: str = "/boot/vmlinuz"
     initrd: str = ""
     device_tree: str = ""  # empty: the tree that the firmware or U-Boot itself carries
+    files: str = ""  # tryboot: a folder in the slot with device trees and overlays, copied beside the kernel
     kernel_args: str = "console=ttyS0,115200"
     boot_command: Literal["booti", "bootz", "bootm"] = "booti"  # U-Boot: Image, zImage, FIT or uImage
     kernel_address: str = "${kernel_addr_r}"  # U-Boot
@@ -186,11 +189,15 @@ def _check_text(value: str, what: str, *, spaces: bool) -> None:
 
 
 def _check_loader(loader: LoaderSpec) -> None:
-    for name in ("kernel", "initrd", "device_tree"):
+    for name in ("kernel", "initrd", "device_tree", "files"):
         value: str = getattr(loader, name)
         _check_text(value, f"loader.{name}", spaces=False)
         if (value or name == "kernel") and (not value.startswith("/") or ".." in value.split("/")):
             raise error("input-invalid", f"loader.{name} {value!r} is not an absolute path inside the slot")
+    if loader.files and loader.kind != "tryboot":
+        raise error("input-invalid", f"loader.files is for tryboot; {loader.kind} does not read it")
+    if loader.kind == "tryboot" and loader.initrd:
+        raise error("input-invalid", "tryboot starts the kernel without an initrd: build its drivers in")
     _check_text(loader.kernel_args, "loader.kernel_args", spaces=True)
     for name in ("kernel_address", "device_tree_address", "initrd_address"):
         value = getattr(loader, name)

@@ -42,7 +42,7 @@ def _sector(entries: list[bytes], signature: int = 0) -> bytes:
 
 def _kind(plan: Plan, part: Partition) -> int:
     if part.role == "boot":
-        return TYPE_FAT_LBA if plan.spec.loader.kind == "uboot" else TYPE_ESP
+        return TYPE_FAT_LBA if plan.spec.loader.kind in ("uboot", "tryboot") else TYPE_ESP
     return TYPE_RECORD if part.role == "record" else TYPE_LINUX
 
 

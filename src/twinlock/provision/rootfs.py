@@ -26,7 +26,9 @@ from typing import TYPE_CHECKING, Final
 from twinlock.core.durable import os_errors
 from twinlock.core.errors import error
 from twinlock.core.names import check_name
+from twinlock.provision import loader_fat
 from twinlock.provision.filesystems import EPOCH_S
+from twinlock.provision.layout import FROM_FAT
 from twinlock.provision.render import render, shipped
 
 if TYPE_CHECKING:
@@ -113,14 +115,8 @@ def install(tree: Path, options: RootfsOptions) -> Installed:
 
 
 def agent_config(options: RootfsOptions) -> str:
-    """The agent's configuration for a device of this plan, as TOML.
-
-    Raises InputError `input-invalid` for a loader that the agent cannot control.
-    """
+    """The agent's configuration for a device of this plan, as TOML."""
     plan, agent = options.plan, options.agent
-
-    def quoted(text: str) -> str:
-        return json.dumps(text)  # a JSON string is a TOML string
 
     def device(role: str) -> str:
         part = next(part for part in plan.partitions if part.role == role)
@@ -131,9 +127,6 @@ def agent_config(options: RootfsOptions) -> str:
 
     record = plan.need("record")
     offsets = [offset - record.start_bytes for offset in plan.record_offsets]
-    if plan.spec.loader.kind == "systemd-boot":
-        what = "the agent has no boot control for systemd-boot yet: disks with it can be built, not updated"
-        raise error("input-invalid", what, hint='write loader.kind = "uboot" or "grub"')
     return "\n".join(
         [
             f"server = {quoted(agent.server)}",
@@ -153,6 +146,7 @@ def agent_config(options: RootfsOptions) -> str:
             'booted = "/run/twinlock/booted.json"',
             f"tries = {agent.tries}",
             "",
+            *_loader_config(plan, device("boot")),
             "[reboot]",
             'mode = "command"',
             'command = ["systemctl", "reboot"]',
@@ -197,6 +191,31 @@ def _check(tree: Path, options: RootfsOptions) -> None:
     if "identity" in {path.split("/")[0] for path in options.application_paths}:
         raise error("input-invalid", "the application's data cannot be the device's identity")
     agent_config(options)
+
+
+def quoted(text: str) -> str:
+    """As TOML has it: a JSON string is one."""
+    return json.dumps(text)
+
+
+def _loader_config(plan: Plan, device: str) -> list[str]:
+    """[boot.loader], for a loader that cannot hold the boot record itself."""
+    loader, boot = plan.spec.loader, plan.need("boot")
+    if loader.kind not in FROM_FAT:
+        return []
+    lines = ["[boot.loader]", f"device = {quoted(device)}", "[boot.loader.arguments]"]
+    lines += [f"{slot} = {quoted(text)}" for slot, text in loader_fat.arguments(plan).items()]
+    lines.append("[boot.loader.copies]")
+    lines += [f"{quoted(path)} = {quoted(name)}" for path, name in loader_fat.copies(loader).items()]
+    if loader.kind == "efi":
+        lines += [
+            "[boot.loader.partition]",
+            f"number = {boot.number}",
+            f"start_sectors = {boot.start_bytes // plan.spec.sector_size}",
+            f"size_sectors = {boot.size_bytes // plan.spec.sector_size}",
+            f"partuuid = {quoted(boot.partuuid)}",
+        ]
+    return [*lines, ""]
 
 
 class _Tree:
@@ -280,6 +299,8 @@ def _install_units(tree: _Tree, options: RootfsOptions) -> None:
         tree.write(f"{UNITS}/{name}", _fill(shipped("units", name), values))
         if name in _WANTED_BY:
             tree.link(f"{UNITS}/{_WANTED_BY[name]}.wants/{name}", f"../{name}")
+        if name == "twinlock-trial.service":
+            tree.link(f"{UNITS}/boot-complete.target.requires/{name}", f"../{name}")
     tree.write("usr/lib/systemd/system.conf.d/twinlock.conf", _fill(shipped("units", "system.conf"), values))
     if tree.has("usr/sbin/sshd"):
         tree.write("etc/ssh/sshd_config.d/twinlock.conf", _fill(shipped("units", "sshd.conf"), values))

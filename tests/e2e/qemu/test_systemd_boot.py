@@ -8,6 +8,7 @@ import pytest
 
 from tests.e2e.qemu.conftest import Board, Power
 from tests.e2e.qemu.test_boot_choice import booted, reset
+from twinlock.core.bootloader_systemd import entry_name
 from twinlock.lab.qemu import guests
 from twinlock.lab.qemu.machine import Architecture
 from twinlock.provision import disk, layout, loader_systemd_boot
@@ -49,13 +50,13 @@ def test_a_trial_boots_while_it_has_tries_and_then_the_default(
     where = f"{image}@@{board.plan.need('boot').start_bytes}"
     entry = tmp_path / "entry"
     entry.write_text(loader_systemd_boot.entry_text(board.plan, "b", 3, trial=True), "ascii")
-    name = loader_systemd_boot.entry_name("b", 2)
+    name = entry_name("b", 2)
     run(["mdel", "-i", where, "::loader/entries/twinlock-b.conf"], package="mtools")
     run(["mcopy", "-i", where, str(entry), f"::loader/entries/{name}"], package="mtools")
     machine = power(image)
     assert booted(machine) == ("b", "two")
-    assert entries(board, image) == ["twinlock-a.conf", loader_systemd_boot.entry_name("b", 1, 1)]
+    assert entries(board, image) == ["twinlock-a.conf", entry_name("b", 1, 1)]
     assert reset(machine) == ("b", "two")
-    assert entries(board, image) == ["twinlock-a.conf", loader_systemd_boot.entry_name("b", 0, 2)]
+    assert entries(board, image) == ["twinlock-a.conf", entry_name("b", 0, 2)]
     assert reset(machine) == ("a", "one")
-    assert entries(board, image) == ["twinlock-a.conf", loader_systemd_boot.entry_name("b", 0, 2)]
+    assert entries(board, image) == ["twinlock-a.conf", entry_name("b", 0, 2)]

@@ -65,7 +65,7 @@ def test_a_baked_in_machine_id_does_not_reach_the_devices(tree: Path) -> None:
     assert (tree / "etc/machine-id").read_bytes() == b""
 
 
-@pytest.mark.parametrize("kind", ["uboot", "grub"])
+@pytest.mark.parametrize("kind", ["uboot", "grub", "systemd-boot", "tryboot", "efi"])
 @pytest.mark.parametrize("table", ["gpt", "mbr"])
 def test_the_agents_configuration_names_the_plans_places(kind: str, table: str) -> None:
     made = options(f"table = '{table}'\nloader.kind = '{kind}'")
@@ -101,7 +101,6 @@ def test_a_named_disk_gives_device_files(disk: str, path: str) -> None:
         replace(options(), application_paths=("../etc",)),
         replace(options(), watchdog_s=-1),
         replace(options(), agent=replace(AGENT, critical_units=("--all",))),
-        options("loader.kind = 'systemd-boot'"),
         replace(options(), agent=replace(AGENT, server="ftp://x")),
         replace(options(), agent=replace(AGENT, product="a b")),
         replace(options(), agent=replace(AGENT, hardware="")),
@@ -157,6 +156,9 @@ def test_units_are_wanted_and_make_sense_to_systemd(tree: Path) -> None:
         "twinlock-ssh-keys.service": "multi-user.target",
     }.items():
         assert (folder / f"{target}.wants" / name).resolve() == (folder / name).resolve()
+    trial = folder / "boot-complete.target.requires/twinlock-trial.service"
+    assert trial.resolve() == (folder / "twinlock-trial.service").resolve()
+    assert "Before=boot-complete.target" in trial.read_text()
     for path in folder.glob("twinlock-*"):
         text = path.read_text()
         assert "@" not in text.replace("@system-service", "")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from twinlock.core.bootloader_systemd import entry_name
 from twinlock.core.errors import TwinlockError
 from twinlock.provision import disk, filesystems, layout, loader_systemd_boot
 from twinlock.provision.tools import run
@@ -32,13 +33,13 @@ loader.initrd = "/boot/initrd"
     ],
 )
 def test_the_name_holds_the_count(arguments: tuple[str, int, int], name: str) -> None:
-    assert loader_systemd_boot.entry_name(*arguments) == name
+    assert entry_name(*arguments) == name
 
 
 @pytest.mark.parametrize("arguments", [("c",), ("a", -1), ("a", 8), ("a", 1, 8), ("../x", 1)])
 def test_a_name_that_cannot_be_is_refused(arguments: tuple[str, int]) -> None:
     with pytest.raises(TwinlockError) as caught:
-        loader_systemd_boot.entry_name(*arguments)
+        entry_name(*arguments)
     assert caught.value.code == "input-invalid"
 
 
@@ -50,7 +51,7 @@ def test_an_entry_names_the_slots_own_kernel_and_root() -> None:
     assert "initrd /twinlock/b/initrd\n" in text
     assert f"root=PARTUUID={plan.need('b').partuuid} twinlock.slot=b twinlock.trial\n" in text
     assert "twinlock.trial" not in loader_systemd_boot.entry_text(plan, "b", 7)
-    for slot, version in (("c", 1), ("a", -1), ("a", 1 << 31)):
+    for slot, version in (("c", 1), ("a", -1), ("a", (1 << 32) + 1)):
         with pytest.raises(TwinlockError):
             loader_systemd_boot.entry_text(plan, slot, version)
 

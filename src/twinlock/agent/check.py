@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from twinlock import __version__
-from twinlock.agent import decide, identity, memory, session
+from twinlock.agent import decide, identity, memory, session, usage
 from twinlock.agent import plan as plans
 from twinlock.agent.api import DeviceApi
 from twinlock.agent.metadata import MetadataClient
@@ -239,7 +239,8 @@ class Check:
 
     def _metadata(self) -> MetadataClient:
         ports = self._ports
-        return MetadataClient(ports.network, self._store, ports.clock, self._config.server)
+        config = self._config
+        return MetadataClient(ports.network, self._store, ports.clock, config.server, config.root)
 
     def _write_plan(self, found: Found) -> None:
         assert self._session is not None
@@ -339,6 +340,7 @@ def command(config_path: Path, args: argparse.Namespace) -> int:
     _end_with(int(parent))
     given = sys.stdin.buffer.read(plans.CHECK_MESSAGE_SIZE_BYTES_MAX)
     answer = Check(ports, config, msgspec.json.decode(given, type=CheckRequest)).answer()
+    answer = msgspec.structs.replace(answer, peak_bytes=usage.peak_bytes())
     ports.store.write_volatile(CHECKED, msgspec.json.encode(answer))
     problem = plans.answer_error(answer)
     return 0 if problem is None else problem.exit_code

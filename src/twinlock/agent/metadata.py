@@ -1,6 +1,7 @@
 """The agent's metadata client: `core.trust.client` with the agent's network, state folder and time.
 
-The root that the device was provisioned with lies in `root.json` of the state folder and is never written.
+The root that the device was provisioned with lies in `root.json` of the state folder, or in the file that the
+configuration names (part of the image); neither is ever written.
 Verified metadata is kept in `metadata/ROLE.json` byte for byte as it was served. The versions seen are kept
 apart, in `trust.json`: deleting role files takes no memory away.
 """
@@ -15,12 +16,15 @@ import msgspec
 from twinlock.agent import memory
 from twinlock.agent.repository import Repository, RoleFiles, served_path
 from twinlock.core import limits, manifest, protocol
-from twinlock.core.errors import error
+from twinlock.core.durable import read_bounded
+from twinlock.core.errors import TwinlockError, error
 from twinlock.core.trust.client import Client
 from twinlock.core.trust.floors import Floors
 from twinlock.core.trust.verifier import check_manifest_bytes, claims_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tuf.api.metadata import TargetFile
 
     from twinlock.agent.ports import Clock, Network, Store
@@ -55,21 +59,39 @@ class _Files(RoleFiles):
         self._root_store.write(TRUST, msgspec.json.encode(floors))
 
 
+def _pinned(store: Store, path: Path | None) -> bytes:
+    """The root to start from: the state folder's own, else the image's at `path`.
+
+    Raises TrustError `metadata-missing` when there is neither.
+    """
+    size_bytes_max = limits.METADATA_SIZE_BYTES_MAX["root"]
+    pinned = store.read(PINNED, size_bytes_max)
+    if pinned is not None:
+        return pinned
+    hint = "provision the device with the repository's root.json"
+    if path is None:
+        raise error(
+            "metadata-missing", f"the device has no pinned root ({PINNED} in its state folder)", hint=hint
+        )
+    try:
+        return read_bounded(path, size_bytes_max, "root of trust")
+    except TwinlockError as problem:
+        raise error(
+            "metadata-missing", f"the device has no pinned root: {problem.what}", hint=hint
+        ) from problem
+
+
 class MetadataClient:
     """Trust in the server's repository, refreshed once per process."""
 
-    def __init__(self, network: Network, store: Store, clock: Clock, server: str) -> None:
+    def __init__(
+        self, network: Network, store: Store, clock: Clock, server: str, root: Path | None = None
+    ) -> None:
         self._store = store
         self._now_s = memory.trusted_s(store, clock)
         base = f"{server.rstrip('/')}{protocol.REPOSITORY}"
         self._targets = Repository(network, f"{base}/targets")
-        pinned = store.read(PINNED, limits.METADATA_SIZE_BYTES_MAX["root"])
-        if pinned is None:
-            raise error(
-                "metadata-missing",
-                f"the device has no pinned root ({PINNED} in its state folder)",
-                hint="provision the device with the repository's root.json",
-            )
+        pinned = _pinned(store, root)
         now = datetime.fromtimestamp(self._now_s, UTC)
         self._client = Client(Repository(network, f"{base}/metadata"), _Files(store), now, pinned)
         self._consistent = False

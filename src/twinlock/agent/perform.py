@@ -28,7 +28,8 @@ DURATION_S_MAX: Final = 10 * 365 * 24 * 3600.0
 
 
 class Performer:
-    """`wait_s` is what the server last said about when to ask again, `reached` whether it last answered."""
+    """`wait_s` is what the server last said about when to ask again, `reached` whether it last answered,
+    `check_peak_bytes` the memory that the largest poll of this run needed."""
 
     def __init__(self, ports: Ports, config: Config) -> None:
         self._ports = ports
@@ -36,6 +37,7 @@ class Performer:
         self._outbox = Outbox(ports.store)
         self.wait_s = 0
         self.reached: bool | None = None
+        self.check_peak_bytes = 0
 
     def perform(self, effect: do.Effect, state: State) -> on.Event | None:
         """What the effect brings, if anything. Raises TwinlockError when it fails as a whole."""
@@ -145,6 +147,7 @@ class Performer:
         failed = plans.answer_error(answer)
         self.reached = failed is None or failed.kind is not Kind.TRANSPORT
         self.wait_s = answer.wait_s
+        self.check_peak_bytes = max(self.check_peak_bytes, answer.peak_bytes)
         return self._answered(answer, request)
 
     def _answered(self, answer: CheckAnswer, request: CheckRequest) -> on.Event:

@@ -96,7 +96,8 @@ class CheckAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """How it went. `job` is set when plan.json was written, `code` when something failed.
 
     With `code` and `assignment_id` the assignment itself was refused; with `code` alone the check did not get
-    that far. `runs_already` says that the assigned image is the committed one.
+    that far. `runs_already` says that the assigned image is the committed one. `peak_bytes` is the memory
+    that the check needed.
     """
 
     nonce: str = ""
@@ -110,6 +111,7 @@ class CheckAnswer(msgspec.Struct, frozen=True, kw_only=True):
     runs_already: bool = False
     code: str = ""
     what: str = ""
+    peak_bytes: int = 0
 
 
 def trial_id(assignment_id: str, manifest_sha256: bytes, slot: str) -> str:

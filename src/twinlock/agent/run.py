@@ -13,12 +13,13 @@ import msgspec
 
 from twinlock.agent import effects as do
 from twinlock.agent import events as on
-from twinlock.agent import journal, machine
+from twinlock.agent import journal, machine, usage
 from twinlock.agent import plan as plans
 from twinlock.agent.gate import baseline
 from twinlock.agent.perform import Performer
 from twinlock.agent.states import Phase, State
 from twinlock.core.errors import CATALOGUE, TwinlockError, error
+from twinlock.core.limits import MIB
 
 if TYPE_CHECKING:
     import argparse
@@ -32,7 +33,7 @@ LAST_SIZE_BYTES_MAX: Final = 64 * 1024
 
 
 class LastRun(msgspec.Struct, frozen=True):
-    """How the last run ended, for `status`."""
+    """How the last run ended, for `status`, and the memory that it and its polls needed at most."""
 
     time_s: float
     exit_code: int
@@ -40,6 +41,8 @@ class LastRun(msgspec.Struct, frozen=True):
     code: str = ""
     what: str = ""
     wait_s: int = 0
+    peak_bytes: int = 0
+    check_peak_bytes: int = 0
 
 
 def run_once(ports: Ports, config: Config) -> int:
@@ -137,8 +140,19 @@ def _prepare_reboot(ports: Ports) -> bool:
 
 
 def _note_end(ports: Ports, performer: Performer, state: State, end: do.Finish) -> None:
+    peak_bytes, check_peak_bytes = usage.peak_bytes(), performer.check_peak_bytes
+    if check_peak_bytes and not end.code:
+        in_mib = f"{peak_bytes / MIB:.1f} MiB, its check {check_peak_bytes / MIB:.1f} MiB"
+        ports.display.note(f"memory of this run: at most {in_mib}")
     last = LastRun(
-        ports.clock.now_s(), end.exit_code, state.phase.value, end.code, end.what, performer.wait_s
+        ports.clock.now_s(),
+        end.exit_code,
+        state.phase.value,
+        end.code,
+        end.what,
+        performer.wait_s,
+        peak_bytes,
+        check_peak_bytes,
     )
     with suppress(TwinlockError):  # only a convenience for `status`
         ports.store.write_volatile(LAST, msgspec.json.encode(last))

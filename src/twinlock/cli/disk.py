@@ -33,6 +33,14 @@ DescriptionArgument = Annotated[
     Path,
     typer.Argument(metavar="DISK.toml", show_default=False, help="The disk's description; may be empty."),
 ]
+RootOption = Annotated[
+    Path | None,
+    typer.Option("--root", metavar="FILE", help="The root of trust (1.root.json) for the image."),
+]
+CaFileOption = Annotated[
+    Path | None,
+    typer.Option("--ca-file", help="Certificates (PEM) to trust for the server, for the image."),
+]
 
 
 def _plan(description: Path) -> Plan:
@@ -120,6 +128,8 @@ def install(
             "--critical-unit", help="A unit that must be up, or a release does not stay; repeatable."
         ),
     ] = None,
+    root: RootOption = None,
+    ca_file: CaFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Add the agent, its units and the first boot's scripts to a root file system that your build made.
@@ -129,7 +139,13 @@ def install(
     options = rootfs.RootfsOptions(
         plan=_plan(description),
         agent=rootfs.AgentOptions(
-            server, product, hardware, poll_s=poll_s, critical_units=tuple(critical or ())
+            server,
+            product,
+            hardware,
+            poll_s=poll_s,
+            critical_units=tuple(critical or ()),
+            root=root,
+            ca_file=ca_file,
         ),
         packages=packages,
         python=python,

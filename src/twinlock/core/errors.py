@@ -210,6 +210,9 @@ CATALOGUE: Final[dict[str, Spec]] = {
     "package-missing": Spec(Kind.DEVICE, "install the named program or extra and run it again"),
     "kernel-options": Spec(Kind.DEVICE, "set these options in the kernel's configuration and build it again"),
     "lab-timeout": Spec(Kind.DEVICE, "the virtual device's console log shows how far it came"),
+    "lab-violations": Spec(
+        Kind.DEVICE, "look at one with `twinlock lab enumerate --state ID`; report it with the version"
+    ),
     "lab-ended": Spec(Kind.DEVICE, "the virtual machine ended too early; its console log shows why"),
     # health
     "health-failed": Spec(Kind.HEALTH, "read the hook's output in the report; publish a corrected release"),

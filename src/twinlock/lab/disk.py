@@ -6,7 +6,6 @@ blocks of their own, slot a, slot b, recovery, data. `fdisk -l disk.img` shows i
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
@@ -16,7 +15,7 @@ from twinlock.core.durable import os_errors
 from twinlock.core.errors import error
 from twinlock.core.limits import KIB, MIB, SLOT_TAIL_SIZE_BYTES
 from twinlock.core.names import SLOTS
-from twinlock.lab import ext4
+from twinlock.lab import ext4, images
 from twinlock.provision import gpt, layout
 
 if TYPE_CHECKING:
@@ -132,11 +131,4 @@ class Disk:
 
     def sha256(self, slot: str, size_bytes: int) -> str:
         """The hash of the first `size_bytes` of a slot, in hex."""
-        digest = hashlib.sha256()
-        with os_errors(f"disk {self.path}"), self.path.open("rb") as file:
-            file.seek(self.slots[slot].offset_bytes)
-            left = size_bytes
-            while left and (block := file.read(min(left, _BLOCK_BYTES))):
-                digest.update(block)
-                left -= len(block)
-        return digest.hexdigest()
+        return images.sha256_range(self.path, self.slots[slot].offset_bytes, size_bytes)

@@ -257,6 +257,18 @@ def flip_bit(path: Path, offset_bytes: int, bit: int = 0) -> None:
         file.write(bytes([byte ^ (1 << bit)]))
 
 
+def sha256_range(path: Path, offset_bytes: int, size_bytes: int) -> str:
+    """The SHA-256 (hex) of a part of a file. Raises DeviceError `io-error`."""
+    digest = hashlib.sha256()
+    with os_errors(str(path)), path.open("rb") as file:
+        file.seek(offset_bytes)
+        left = size_bytes
+        while left and (block := file.read(min(left, MIB))):
+            digest.update(block)
+            left -= len(block)
+    return digest.hexdigest()
+
+
 def copy_sparse(source: Path, destination: Path) -> None:
     """Copies a file; runs of zeros become holes where the file system has them. Raises OSError."""
     with source.open("rb") as reading, destination.open("wb") as writing:

@@ -26,6 +26,7 @@ from twinlock.core.limits import KIB
 from twinlock.lab.framing import Exchange, FramingError, Requests, Responses, Span
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterable
     from random import Random
     from types import TracebackType
@@ -96,6 +97,7 @@ class FaultProxy:
     """A proxy in front of `upstream` (http://HOST:PORT), at `url` between `start` and `stop`.
 
     `rate_bytes_s` bounds payload bytes per second over all connections; with `drip` they come one at a time.
+    With `tls` clients speak https to the proxy; the way upstream stays plain.
     `down` makes it end every connection at once, as a server that is away; it can be set at any time.
     """
 
@@ -107,6 +109,7 @@ class FaultProxy:
         rate_bytes_s: float | None = None,
         drip: bool = False,
         port: int = 0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         parts = urlsplit(upstream)
         if parts.scheme != "http" or parts.hostname is None or parts.port is None:
@@ -116,6 +119,7 @@ class FaultProxy:
         self._rate_bytes_s: Final = rate_bytes_s
         self._drip: Final = drip
         self._port = port
+        self._tls: Final = tls
         self.down = False
         self._lock: Final = threading.Lock()
         self._to_server = self._to_client = self._payload = self._cuts = 0
@@ -128,7 +132,12 @@ class FaultProxy:
     @property
     def url(self) -> str:
         """Where clients connect; the port is known once the proxy has started."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self._port}"
+
+    @property
+    def port(self) -> int:
+        """The port of `url`."""
+        return self._port
 
     def add(self, fault: Fault) -> None:
         """Schedules one more fault; its place counts from the proxy's start as all places do."""
@@ -191,7 +200,7 @@ class FaultProxy:
     async def _serve(self, listener: socket.socket, ready: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        server = await asyncio.start_server(self._accepted, sock=listener)
+        server = await asyncio.start_server(self._accepted, sock=listener, ssl=self._tls)
         ready.set()
         async with server:
             await self._stopping.wait()

@@ -23,9 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from twinlock.core.durable import os_errors
+from twinlock.core import limits
+from twinlock.core.durable import os_errors, read_bounded
 from twinlock.core.errors import error
-from twinlock.core.names import check_name
+from twinlock.core.names import check_device_id, check_name
 from twinlock.provision import loader_fat
 from twinlock.provision.filesystems import EPOCH_S
 from twinlock.provision.layout import FROM_FAT
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 
 LIBRARY: Final = "usr/lib/twinlock"
 PYTHON_PATH: Final = "usr/lib/twinlock/python"
+ROOT: Final = "etc/twinlock/root.json"
+CA_FILE: Final = "etc/twinlock/ca.pem"
+ENROL_RETRY_S: Final = 60
+CA_FILE_SIZE_BYTES_MAX: Final = 4 * limits.MIB
 UNITS: Final = "usr/lib/systemd/system"
 _SAFE_PATH: Final = re.compile(r"/[A-Za-z0-9_./+-]*", re.ASCII)
 TIMER: Final = "twinlock-agent.timer"
@@ -46,12 +51,14 @@ _UNIT_NAMES: Final = (
     "twinlock-agent.service",
     "twinlock-agent.timer",
     "twinlock-trial.service",
+    "twinlock-enrol.service",
     "twinlock-grow.service",
     "twinlock-ssh-keys.service",
 )
 _WANTED_BY: Final = {
     "twinlock-agent.timer": "timers.target",
     "twinlock-trial.service": "multi-user.target",
+    "twinlock-enrol.service": "multi-user.target",
     "twinlock-grow.service": "multi-user.target",
     "twinlock-ssh-keys.service": "multi-user.target",
 }
@@ -59,7 +66,11 @@ _WANTED_BY: Final = {
 
 @dataclass(frozen=True, slots=True)
 class AgentOptions:
-    """Who this device talks to, and as what."""
+    """Who this device talks to, and as what.
+
+    `root` is the repository's root of trust (1.root.json), `ca_file` the certificates to trust for its
+    server; both become part of the image. Without `device_id` a device is called after its own key.
+    """
 
     server: str
     product: str
@@ -70,6 +81,10 @@ class AgentOptions:
     run_timeout_s: int = 6 * 3600  # one whole run; a large release on a slow link takes hours
     critical_units: tuple[str, ...] = ()  # without which a release does not stay
     trial_s: int = 900  # for a trial's verdict; then the device reboots and the loader counts the try
+    root: Path | None = None
+    ca_file: Path | None = None
+    device_id: str = ""
+    deadline_s: int | None = None  # for the gate of a trial to reach the server; None: the agent's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +148,8 @@ def agent_config(options: RootfsOptions) -> str:
             f"product = {quoted(agent.product)}",
             f"hardware = {quoted(agent.hardware)}",
             f"state = {quoted(options.data_mount + '/identity/agent')}",
+            *([f"root = {quoted('/' + ROOT)}"] if agent.root else []),
+            *([f"device_id = {quoted(agent.device_id)}"] if agent.device_id else []),
             "",
             "[slots.a]",
             f"path = {quoted(device('a'))}",
@@ -154,7 +171,9 @@ def agent_config(options: RootfsOptions) -> str:
             "[health]",
             f"timer = {quoted(TIMER)}",
             f"critical_units = {json.dumps(agent.critical_units)}",
+            *([f"deadline_s = {agent.deadline_s}.0"] if agent.deadline_s else []),
             "",
+            *(["[network]", f"ca_file = {quoted('/' + CA_FILE)}", ""] if agent.ca_file else []),
         ]
     )
 
@@ -165,6 +184,8 @@ def _check(tree: Path, options: RootfsOptions) -> None:
     agent = options.agent
     check_name(agent.product, "product")
     check_name(agent.hardware, "hardware")
+    if agent.device_id:
+        check_device_id(agent.device_id)
     if not agent.server.startswith(("http://", "https://")):
         raise error("input-invalid", f"server {agent.server!r} is not an http or https address")
     paths = [options.python, options.init, options.data_mount, options.disk or "/dev/sda"]
@@ -178,6 +199,7 @@ def _check(tree: Path, options: RootfsOptions) -> None:
         "run_timeout_s": (agent.run_timeout_s, 60, 7 * 86400),
         "trial_s": (agent.trial_s, 30, 86400),
         "tries": (agent.tries, 1, 7),
+        "deadline_s": (1 if agent.deadline_s is None else agent.deadline_s, 1, agent.trial_s),
         "watchdog_s": (options.watchdog_s, 0, 3600),
     }
     for name, (value, least, most) in numbers.items():
@@ -273,6 +295,7 @@ def _values(options: RootfsOptions) -> dict[str, str]:
         "JITTER_S": str(agent.jitter_s),
         "RUN_TIMEOUT_S": str(agent.run_timeout_s),
         "TRIAL_S": str(agent.trial_s),
+        "ENROL_RETRY_S": str(ENROL_RETRY_S),
         "WATCHDOG_S": str(options.watchdog_s) if options.watchdog_s else "off",
     }
 
@@ -308,6 +331,13 @@ def _install_units(tree: _Tree, options: RootfsOptions) -> None:
 
 def _install_configuration(tree: _Tree, options: RootfsOptions) -> None:
     tree.write("etc/twinlock/agent.toml", agent_config(options))
+    agent = options.agent
+    if agent.root is not None:
+        root = read_bounded(agent.root, limits.METADATA_SIZE_BYTES_MAX["root"], "root of trust")
+        tree.write(ROOT, _text(root, agent.root))
+    if agent.ca_file is not None:
+        certificates = read_bounded(agent.ca_file, CA_FILE_SIZE_BYTES_MAX, "certificates")
+        tree.write(CA_FILE, _text(certificates, agent.ca_file))
     for name in ("health/required.d", "health/wanted.d", "hooks"):
         tree.folder(f"etc/twinlock/{name}")
     for name in (options.data_mount.lstrip("/"), "proc", "sys", "dev", "run", "tmp", "var", "home"):
@@ -321,6 +351,13 @@ def _install_configuration(tree: _Tree, options: RootfsOptions) -> None:
         tree.write(
             "etc/fstab", "# The loader mounts the root, /usr/lib/twinlock/preinit the data partition.\n"
         )
+
+
+def _text(data: bytes, path: Path) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        raise error("input-wrong-type", f"{path} is not a text") from problem
 
 
 def _install_packages(tree: _Tree, packages: Path) -> None:
@@ -366,5 +403,7 @@ def _note(tree: _Tree) -> None:
         server.is_file() and "sshd_config.d" in server.read_text("utf-8", "replace")
     ):
         tree.note("/etc/ssh/sshd_config does not include sshd_config.d: SSH would not find its host keys")
+    if not tree.has(ROOT):
+        tree.note(f"no root of trust is in the image: put 1.root.json to /{ROOT} or into each device's state")
     if not tree.has("boot/vmlinuz"):
         tree.note("the tree has no /boot/vmlinuz: loader.kernel must name the kernel that it has")

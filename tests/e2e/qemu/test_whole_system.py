@@ -1,29 +1,39 @@
-"""A whole system with systemd on both devices: the units that `provision.rootfs` installs do their work."""
+"""Whole systems on both devices: real loader, kernel, systemd and agent, updated by a real server.
+
+What takes long here is the emulation of a processor. A device therefore lives through one story: its first
+boot, a good release, and releases that panic, hang and fail their health check. A second device is updated
+while its power is cut again and again.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.qemu.conftest import LOADERS, Board, Power, Shell
-from tests.e2e.qemu.test_boot_choice import booted, decoded
+from tests.e2e.qemu.conftest import Shell
 from tests.project_files import ROOT
-from twinlock.core.bootrecord import BootRecord, arm, next_boot
+from twinlock.cli.api import Api
 from twinlock.core.limits import MIB
-from twinlock.lab.qemu import guests, system
-from twinlock.lab.qemu.machine import ARCHITECTURES, WAIT_CPU_S_MAX, Architecture
-from twinlock.provision import disk, layout, rootfs
+from twinlock.lab.qemu import cuts, scenarios, stage
+from twinlock.lab.qemu.build import ROOM_BYTES, Settings
+from twinlock.lab.qemu.guests import MARK
+from twinlock.lab.qemu.machine import ARCHITECTURES, Architecture
+from twinlock.lab.scenario import Result
 
-# Two whole Debian systems under emulation: some ten CPU minutes on a machine without KVM.
-pytestmark = pytest.mark.long
-
-ROOM_BYTES = 64 * MIB
-TRIAL_S = 300
+DEVICE_ID = "lab-device"
+CUTS = 10
+CUTS_LONG = 100
+CHECK_BYTES_MAX = 40 * MIB
+INSTALL_BYTES_MAX = 32 * MIB
+STORY = ("update", "panic", "hang", "bad-release")
+STORY_LONG = ("network-lost", "power-lost", "server-down")
 
 
 @pytest.fixture(scope="session")
@@ -39,67 +49,100 @@ def uv() -> None:
     os.environ["PATH"] = f"{Path(path).parent}{os.pathsep}{os.environ['PATH']}"
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def board(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, uv: None) -> Board:
-    architecture: Architecture = request.param
-    folder = tmp_path_factory.mktemp(f"system-{architecture}")
-    spec = layout.parse_spec(f"""
-        name = "system-{architecture}"
-        align = "1 MiB"
-        slot.size = "256 MiB"
-        recovery.size = 0
-        data.size = "32 MiB"
-        [loader]
-        kind = "{LOADERS[architecture]}"
-        kernel_args = "console={guests.CONSOLES[architecture]} quiet"
-    """)
-    plan = layout.plan(spec)
-    tree = system.system_tree(architecture, folder / "tree", "whole")
-    options = rootfs.RootfsOptions(
-        plan=plan,
-        agent=rootfs.AgentOptions(
-            "https://10.0.2.2:1", "lab", f"lab-{architecture}", poll_s=86400, trial_s=TRIAL_S
-        ),
-        packages=system.agent_packages(architecture, folder / "packages"),
-    )
-    assert rootfs.install(tree, options).notes == []
-    image = folder / "slot.img"
-    disk.make_image(tree, image, plan.slot_image_size_bytes_max, filesystem="ext4", name="twinlock-root")
-    built = disk.build(spec, disk.Trees(a=image, b=image), folder / "disk.img", architecture=architecture)
-    with built.image.open("r+b") as file:
-        file.truncate(plan.disk_size_bytes + ROOM_BYTES)
-    return Board(architecture, plan, built.image)
+@pytest.fixture(params=ARCHITECTURES)
+def architecture(request: pytest.FixtureRequest, uv: None) -> Architecture:
+    found: Architecture = request.param
+    return found
 
 
-def test_a_trial_that_cannot_decide_ends_by_itself_and_leaves_a_device_that_is_set_up(
-    board: Board, power: Power, tmp_path: Path
+@pytest.fixture
+def device(
+    request: pytest.FixtureRequest, architecture: Architecture, tmp_path: Path
+) -> Iterator[stage.Stage]:
+    """A device that is built and not switched on yet; a trial of it has `tries` (a marker's argument)."""
+    tries = request.node.get_closest_marker("tries").args[0]
+    notes: list[str] = []
+    settings = Settings(DEVICE_ID, tries=tries)
+    with stage.opened(architecture, tmp_path / "lab", Api, settings, note=notes.append) as made:
+        try:
+            yield made
+        finally:
+            print("\n".join(notes))
+
+
+@pytest.mark.tries(1)
+def test_a_device_takes_updates_and_comes_back_from_bad_ones(
+    device: stage.Stage, architecture: Architecture, long_run: bool, show: Callable[[str], None]
 ) -> None:
-    """The first boot is a trial whose agent is not enrolled: it fails, the device reboots, its tries end.
+    boot_s = device.begin()
+    show(f"{architecture}: first boot to the service's first answer {boot_s:.0f} s")
+    machine = device.device.machine
+    machine.wait_for(MARK)
+    _is_set_up(Shell(machine), device)
 
-    What the first boot made for the device is there in the other slot, and is not made again.
-    """
-    armed = arm(BootRecord(seq=1, default="a"), "b", 1, "trial-1")
-    image = board.copy(tmp_path, [armed, armed])
-    machine = power(image, network=True)
-    machine.wait_for("twinlock: trial of slot b, tries left after this one: 0")
-    # Two boots in one wait: the trial ends before it has started everything.
-    assert booted(machine, cpu_s_max=3 * WAIT_CPU_S_MAX) == ("a", "whole")
-    assert "does not load" not in machine.console.text()
-    assert next_boot(armed)[1] in decoded(board, image)
+    for name in STORY + (STORY_LONG if long_run else ()):
+        (result,) = scenarios.run(device, [scenarios.BY_NAME[name]])
+        show(f"{architecture}: {_told(result)}")
+        assert result.problems == [], "\n".join(f"{step.at_s} {step.text}" for step in result.steps)
+        if name == "update":
+            show(f"{architecture}: {_memory(device)}")
 
-    shell = Shell(machine)
-    assert shell.run("systemctl --failed --no-legend --plain") == ""
-    assert shell.run("systemctl is-active twinlock-agent.timer") == "active"
-    for unit in ("twinlock-trial", "twinlock-grow", "twinlock-ssh-keys"):
-        assert shell.run(f"systemctl show -P ConditionResult {unit}.service") == "no", unit
-    size = int(shell.run("df -B1 --output=size /data | tail -n 1"))
-    assert size > board.plan.need("data").size_bytes + ROOM_BYTES * 3 // 4
+    told = device.rig.operator.get(f"/devices/{DEVICE_ID}/reports")["reports"]
+    reasons = [one["detail"] for one in told if one["code"] == "health-failed"]
+    assert any("found schema 7, need schema 8" in reason for reason in reasons)
+
+
+def _is_set_up(shell: Shell, device: stage.Stage) -> None:
+    """What the first boot made for this device alone."""
+    shell.run("systemctl is-active twinlock-agent.timer")
+    shell.run("until [ -e /data/.grown ]; do sleep 0.5; done")
+    size_bytes = int(shell.run("df -B1 --output=size /data | tail -n 1"))
+    assert size_bytes > device.builder.plan.need("data").size_bytes + ROOM_BYTES * 3 // 4
+    shell.run("until [ -s /data/identity/ssh/ssh_host_ecdsa_key ]; do sleep 0.5; done")
     assert len(shell.run("cat /data/identity/ssh/*.pub").splitlines()) == 2
     served = shell.run("mkdir -p /run/sshd; sshd -T | grep '^hostkey '")
     assert served.count(" /data/identity/ssh/") == len(served.splitlines()) == 2
-    # One folder for all boots: the trial ran as the same machine.
     assert shell.run("ls /var/log/journal") == shell.run("cat /etc/machine-id")
-    told = shell.run("journalctl -b -1 -u twinlock-trial --no-pager -o cat | grep error")
-    assert "identity-missing" in told
     assert shell.run("twinlock-agent --version").startswith("twinlock-agent ")
     shell.run("! touch /usr/x 2>/dev/null")
+    shell.run("test -e /data/identity/agent/enrolled")
+
+
+def _memory(device: stage.Stage) -> str:
+    """What the agent's runs in the guest needed, from the guest's own journal of the boot that installed."""
+    machine = device.device.machine
+    machine.wait_for(rf"{MARK} system=\S+ slot=b end")
+    said = Shell(machine).run(
+        "journalctl -u twinlock-agent -u twinlock-trial --no-pager -o cat | grep memory"
+    )
+    found = [
+        (float(run), float(check))
+        for run, check in re.findall(r"at most ([\d.]+) MiB, its check ([\d.]+)", said)
+    ]
+    assert found, said
+    install, check = max(run for run, _ in found), max(check for _, check in found)
+    assert install * MIB <= INSTALL_BYTES_MAX, said
+    assert check * MIB <= CHECK_BYTES_MAX, said
+    assert Shell(machine).run("pgrep -f twinlock-agent || echo nothing resident") == "nothing resident"
+    return f"memory in the guest: install {install:.1f} MiB, check {check:.1f} MiB, nothing between polls"
+
+
+def _told(result: Result) -> str:
+    figures = ", ".join(f"{name} {value}" for name, value in result.figures.items())
+    return f"{result.name}: {figures}"
+
+
+@pytest.mark.tries(7)
+def test_power_cuts_at_random_writes(
+    device: stage.Stage, architecture: Architecture, seed: int, long_run: bool, show: Callable[[str], None]
+) -> None:
+    """Whatever the loader finds after a cut is a whole release, and the device goes on to the end."""
+    device.begin()
+    device.power_off(seed)
+    count = CUTS_LONG if long_run else CUTS
+    done = cuts.run(device, seed, count)
+    assert done.violations == ()
+    assert len(done.cuts) == count
+    assert any(state == "succeeded" for _, state, _ in done.outcomes)
+    phases = ", ".join(one.phase for one in done.cuts)
+    show(f"{architecture}: {count} power cuts, seed {seed}, 0 violations; while {phases}")

@@ -203,6 +203,22 @@ def test_a_device_without_its_root(rig: Rig) -> None:
     assert "root.json" in rig.refused("metadata-missing").what
 
 
+def test_a_device_whose_image_holds_its_root(rig: Rig, tmp_path: Path) -> None:
+    rig.device.store.remove("root.json")
+    path = tmp_path / "root.json"
+    rig.config = msgspec.structs.replace(rig.config, root=path)
+    assert str(path) in rig.refused("metadata-missing").what
+    path.write_bytes(rig.server.root)
+    assert rig.check().job is not None
+
+
+def test_the_state_folders_root_counts_more_than_the_images(rig: Rig, tmp_path: Path) -> None:
+    path = tmp_path / "root.json"
+    path.write_bytes(b"{}")
+    rig.config = msgspec.structs.replace(rig.config, root=path)
+    assert rig.check().job is not None
+
+
 # --- decisions
 
 

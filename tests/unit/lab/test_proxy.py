@@ -6,13 +6,16 @@ import http.client
 import http.server
 import random
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from twinlock.core.errors import TwinlockError
+from twinlock.lab import tls
 from twinlock.lab.proxy import Cut, FaultProxy, Flip, Stall, random_cuts
 
 PAYLOAD = random.Random(1).randbytes(300_000)
@@ -124,6 +127,20 @@ def test_without_faults_everything_passes_and_is_counted(upstream: str) -> None:
     ]
     assert counts.to_server_bytes > 2000
     assert counts.to_client_bytes > len(PAYLOAD) + 3000
+
+
+def test_clients_can_speak_https_to_it(upstream: str, tmp_path: Path) -> None:
+    certificates = tls.make(tmp_path / "tls", ("127.0.0.1",))
+    trusting = ssl.create_default_context(cafile=str(certificates.ca_file))
+    with FaultProxy(upstream, tls=certificates.server) as proxy:
+        assert proxy.url == f"https://127.0.0.1:{proxy.port}"
+        connection = http.client.HTTPSConnection("127.0.0.1", proxy.port, context=trusting, timeout=20)
+        connection.request("GET", PATH)
+        assert connection.getresponse().read() == PAYLOAD
+        connection.close()
+        stranger = http.client.HTTPSConnection("127.0.0.1", proxy.port, timeout=20)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            stranger.request("GET", PATH)
 
 
 def test_cuts_come_at_their_bytes_over_all_connections(upstream: str) -> None:

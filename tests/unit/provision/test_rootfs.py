@@ -139,6 +139,49 @@ def test_a_link_that_leads_out_of_the_tree_is_not_followed(tree: Path, tmp_path:
     assert not any(outside.rglob("*.toml"))
 
 
+def test_the_image_carries_what_devices_trust(tree: Path, tmp_path: Path) -> None:
+    root, ca_file = tmp_path / "1.root.json", tmp_path / "ca.pem"
+    root.write_text('{"signed": {}}')
+    ca_file.write_text("-----BEGIN CERTIFICATE-----\n")
+    agent = replace(AGENT, root=root, ca_file=ca_file, device_id="dev-1", deadline_s=40)
+    made = replace(options(), agent=agent)
+    rootfs.install(tree, made)
+    assert (tree / rootfs.ROOT).read_text() == root.read_text()
+    assert (tree / rootfs.CA_FILE).read_text() == ca_file.read_text()
+    parsed = agent_config.parse(tomllib.loads((tree / "etc/twinlock/agent.toml").read_text()))
+    assert parsed.root == Path("/etc/twinlock/root.json")
+    assert parsed.network.ca_file == Path("/etc/twinlock/ca.pem")
+    assert (parsed.device_id, parsed.health.deadline_s) == ("dev-1", 40.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"device_id": "no such id!"}, "input-invalid"),
+        ({"deadline_s": 0}, "input-invalid"),
+        ({"deadline_s": 901}, "input-invalid"),
+        ({"root": Path("/nowhere")}, "input-missing"),
+        ({"root": Path("/dev")}, "input-wrong-type"),
+        ({"ca_file": Path("/nowhere")}, "input-missing"),
+    ],
+)
+def test_what_devices_could_not_work_with_is_refused(
+    tree: Path, changes: dict[str, object], code: str
+) -> None:
+    made = replace(options(), agent=replace(AGENT, **changes))  # type: ignore[arg-type]
+    with pytest.raises(TwinlockError) as caught:
+        rootfs.install(tree, made)
+    assert caught.value.code == code
+
+
+def test_certificates_that_are_no_text_are_refused(tree: Path, tmp_path: Path) -> None:
+    ca_file = tmp_path / "ca.der"
+    ca_file.write_bytes(b"\x30\x82\xff\xfe")
+    with pytest.raises(TwinlockError) as caught:
+        rootfs.install(tree, replace(options(), agent=replace(AGENT, ca_file=ca_file)))
+    assert caught.value.code == "input-wrong-type"
+
+
 def test_a_link_in_the_place_of_a_file_is_refused(tree: Path, tmp_path: Path) -> None:
     (tree / "usr/bin/twinlock-agent").symlink_to(tmp_path / "victim")
     with pytest.raises(TwinlockError, match="symbolic link"):
@@ -152,6 +195,7 @@ def test_units_are_wanted_and_make_sense_to_systemd(tree: Path) -> None:
     for name, target in {
         "twinlock-agent.timer": "timers.target",
         "twinlock-trial.service": "multi-user.target",
+        "twinlock-enrol.service": "multi-user.target",
         "twinlock-grow.service": "multi-user.target",
         "twinlock-ssh-keys.service": "multi-user.target",
     }.items():
@@ -183,6 +227,8 @@ def test_the_builder_is_told_what_the_tree_lacks(tree: Path) -> None:
     (tree / "boot/vmlinuz").write_text("")
     (tree / "etc/ssh/sshd_config").write_text("Include /etc/ssh/sshd_config.d/*.conf\n")
     (tree / "etc/ssh/ssh_host_rsa_key").unlink()
+    assert [note for note in rootfs.install(tree, options()).notes if "root of trust" not in note] == []
+    (tree / rootfs.ROOT).write_text("{}")
     assert rootfs.install(tree, options()).notes == []
 
 

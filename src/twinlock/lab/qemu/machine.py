@@ -38,6 +38,7 @@ OVMF_VARIABLES: Final = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 # Emulated processors are slow and machines are shared: processor time bounds a wait, wall time is the net.
 WAIT_CPU_S_MAX: Final = 120.0
 WAIT_WALL_S_MAX: Final = 900.0
+_FORWARD: Final = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)")
 _QMP_LINE_BYTES_MAX: Final = 1 * MIB
 _QMP_WAIT_S: Final = 60.0
 
@@ -52,6 +53,7 @@ class MachineSpec:
     memory_mib: int = 256
     network: bool = False
     watchdog: bool = False
+    forward_port: int = 0  # a TCP port of the guest that is reached through `Machine.forwarded_port`
     extra: tuple[str, ...] = ()
 
 
@@ -74,6 +76,7 @@ class Machine:
         assert self._process.stdout is not None
         self.console = Console(self._process.stdout, folder / "console.log")  # type: ignore[arg-type]
         self._cpu_s_at_end: float | None = None
+        self._cpu_s_seen = 0.0
 
     def __enter__(self) -> Machine:
         return self
@@ -97,15 +100,15 @@ class Machine:
             command += ["-accel", "kvm" if self.accelerator == "kvm" else "tcg,thread=single"]
             command += ["-cpu", "host" if self.accelerator == "kvm" else "qemu64"]
             code = _installed(OVMF_CODE, "ovmf")
-            command += ["-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={code}"]
-            command += ["-drive", f"if=pflash,format=raw,unit=1,file={variables}"]
+            command += ["-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={_value(code)}"]
+            command += ["-drive", f"if=pflash,format=raw,unit=1,file={_value(variables)}"]
         command += ["-m", str(spec.memory_mib), "-nodefaults", "-display", "none"]
         command += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
-        command += ["-qmp", f"unix:{self._control},server=on,wait=off"]
+        command += ["-qmp", f"unix:{_value(self._control)},server=on,wait=off"]
         driver = {"driver": "file", "filename": str(spec.disk)}
         if spec.nbd:
             driver = {"driver": "nbd", "server.type": "unix", "server.path": str(spec.disk)}
-        node = ",".join(f"{name}={value}" for name, value in driver.items())
+        node = ",".join(f"{name}={_value(value)}" for name, value in driver.items())
         command += [
             "-blockdev",
             f"{node},node-name=medium",
@@ -114,7 +117,8 @@ class Machine:
         ]
         command += ["-device", "nvme,drive=disk,serial=twinlock"]
         if spec.network:
-            command += ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]
+            forward = f",hostfwd=tcp:127.0.0.1:0-:{spec.forward_port}" if spec.forward_port else ""
+            command += ["-netdev", f"user,id=net{forward}", "-device", "virtio-net-pci,netdev=net,romfile="]
         if spec.watchdog:
             command += ["-device", "i6300esb", "-action", "watchdog=reset"]
         return [*command, *spec.extra]
@@ -133,9 +137,13 @@ class Machine:
         """Processor seconds that QEMU has used so far, user and system."""
         if self._cpu_s_at_end is not None:
             return self._cpu_s_at_end
-        with os_errors("QEMU's processor time"):
-            fields = Path(f"/proc/{self.pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        try:
+            text = Path(f"/proc/{self.pid}/stat").read_text("ascii", "replace")
+        except OSError:
+            return self._cpu_s_seen  # it has ended by itself
+        fields = text.rpartition(")")[2].split()
+        self._cpu_s_seen = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return self._cpu_s_seen
 
     def wait_for(
         self,
@@ -197,6 +205,17 @@ class Machine:
         except OSError as problem:
             raise error("lab-ended", f"QEMU does not answer {name!r}: {problem}") from problem
 
+    def forwarded_port(self) -> int:
+        """The port on 127.0.0.1 that leads to the guest's `forward_port`; the system chose it.
+
+        Raises DeviceError `lab-ended` when QEMU is gone.
+        """
+        told = self.command("human-monitor-command", **{"command-line": "info usernet"})
+        match = _FORWARD.search(told)
+        if match is None:
+            raise error("lab-ended", f"QEMU forwards no port: {told[:200]!r}")
+        return int(match[1])
+
     def _connect(self, qmp: socket.socket) -> None:
         deadline = time.monotonic() + _QMP_WAIT_S
         while True:
@@ -257,6 +276,11 @@ class Machine:
         if self._qmp is not None:
             self._qmp.close()
             self._qmp = None
+
+
+def _value(text: str | Path) -> str:
+    """A value in one of QEMU's lists of options, where a comma ends it unless it is doubled."""
+    return str(text).replace(",", ",,")
 
 
 def _installed(path: Path, package: str) -> Path:

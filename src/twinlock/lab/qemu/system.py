@@ -50,11 +50,30 @@ _REMOVED: Final = (
         "usr/lib/udev/hwdb.bin",
         "var/cache",
         "usr/lib/klibc",
+        "usr/bin/perl",
+        "usr/lib/systemd/system-generators",
+        "usr/lib/valgrind",
     ),
+)
+_REMOVED_PATTERNS: Final = (
+    "usr/lib/linux-image-*",
+    "usr/lib/*/gconv",
+    "usr/lib/*/perl-base",
+    "usr/bin/perl5*",
 )
 _MODULES: Final = (
     *("virtio", "virtio_ring", "virtio_pci", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_net"),
-    *("failover", "net_failover", "softdog", "overlay", "squashfs", "ramoops", "reed_solomon", "virtio-rng"),
+    *(
+        "failover",
+        "net_failover",
+        "watchdog",
+        "softdog",
+        "overlay",
+        "squashfs",
+        "ramoops",
+        "reed_solomon",
+        "virtio-rng",
+    ),
 )
 # Units that need what this system does not have, or that cost seconds of an emulated processor for nothing.
 _MASKED: Final = (
@@ -63,6 +82,11 @@ _MASKED: Final = (
     *("systemd-networkd-wait-online.service", "getty.target", "apt-daily.timer", "apt-daily-upgrade.timer"),
     *("e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer", "dpkg-db-backup.timer", "ssh.service"),
     *("systemd-update-utmp.service", "systemd-update-utmp-runlevel.service", "remote-fs.target"),
+    *("dev-mqueue.mount", "dev-hugepages.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount"),
+    *("modprobe@.service", "systemd-user-sessions.service", "systemd-random-seed.service"),
+    *("systemd-tmpfiles-clean.timer", "systemd-machine-id-commit.service", "systemd-repart.service"),
+    *("systemd-ask-password-console.path", "systemd-ask-password-wall.path", "systemd-pcrphase.service"),
+    *("proc-sys-fs-binfmt_misc.automount", "sys-fs-fuse-connections.mount", "sys-kernel-config.mount"),
 )
 _USERS: Final = (
     "messagebus:x:100:100::/nonexistent:/usr/sbin/nologin",
@@ -88,8 +112,29 @@ StandardError=tty
 TTYPath=/dev/@CONSOLE@
 Environment=HOME=/root PS1= TERM=dumb
 Restart=always
+# A shell on a terminal ignores SIGTERM, and a reboot would wait for it.
+KillSignal=SIGKILL
 [Install]
 WantedBy=default.target
+"""
+# softdog is the only watchdog that these boards and Debian's cloud kernels have in common; Debian's own
+# configuration keeps every watchdog from being loaded unless somebody asks for it.
+_WATCHDOG_UNIT: Final = """\
+[Unit]
+Description=The watchdog of a virtual device
+DefaultDependencies=no
+[Service]
+Type=oneshot
+ExecStart=/sbin/modprobe softdog
+[Install]
+WantedBy=sysinit.target
+"""
+# Of some hundred devices only these matter here, and each costs an emulated processor its time.
+_UDEV_TRIGGER: Final = """\
+[Service]
+ExecStart=
+ExecStart=/usr/bin/udevadm trigger --action=add --subsystem-match=block --subsystem-match=net \
+  --subsystem-match=pci --subsystem-match=virtio --subsystem-match=watchdog
 """
 _SHELL: Final = f"""\
 #!/bin/sh
@@ -102,8 +147,9 @@ exec /bin/sh
 def base(architecture: Architecture) -> Path:
     """The prepared system as a tar archive in the cache. Raises like `guests.debian`."""
     packages = [*PACKAGES, KERNELS[architecture]]
-    settings = [_REMOVED, _MODULES, _MASKED, _USERS, _GROUPS, _NETWORK, _SHELL_UNIT, _SHELL]
-    recipe = json.dumps(["system", 6, architecture, packages, settings])
+    settings = [_REMOVED, _REMOVED_PATTERNS, _MODULES, _MASKED, _USERS, _GROUPS, _NETWORK]
+    settings += [_WATCHDOG_UNIT, _UDEV_TRIGGER, _SHELL_UNIT, _SHELL]
+    recipe = json.dumps(["system", 12, architecture, packages, settings])
 
     def make(out: Path) -> None:
         with TemporaryDirectory(prefix="twinlock-system-", dir=out.parent) as folder, os_errors(str(out)):
@@ -119,8 +165,8 @@ def base(architecture: Architecture) -> Path:
 
 
 def _prepare(tree: Path, architecture: Architecture) -> None:
-    for name in _REMOVED:
-        path = tree / name
+    found = [path for pattern in _REMOVED_PATTERNS for path in tree.glob(pattern)]
+    for path in [*(tree / name for name in _REMOVED), *found]:
         if path.is_dir():
             shutil.rmtree(path)
         else:
@@ -157,8 +203,12 @@ def _prepare(tree: Path, architecture: Architecture) -> None:
     shell = tree / "usr/lib/lab-shell"
     shell.write_text(_SHELL, "ascii")
     shell.chmod(0o755)
+    (units / "systemd-udev-trigger.service.d").mkdir(exist_ok=True)
+    (units / "systemd-udev-trigger.service.d/lab.conf").write_text(_UDEV_TRIGGER, "ascii")
+    (units / "lab-watchdog.service").write_text(_WATCHDOG_UNIT, "ascii")
     for name, target in (
         ("lab-shell.service", "default.target"),
+        ("lab-watchdog.service", "sysinit.target"),
         ("systemd-networkd.service", "multi-user.target"),
     ):
         wants = units / f"{target}.wants"

@@ -1,4 +1,4 @@
-"""Write the generated pages of docs/reference from the code: error codes and limits.
+"""Write the generated pages of docs/reference from the code: error codes, limits, what the doctor finds.
 
 `make format` runs it too. A test compares the pages with the code.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from twinlock.agent.doctor import findings
 from twinlock.core import limits
 from twinlock.core.errors import CATALOGUE, EXIT_CODES, Kind
 
@@ -75,7 +76,24 @@ def limits_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"errors.md": errors_page, "limits.md": limits_page}
+def doctor_page() -> str:
+    """docs/reference/doctor.md."""
+    lines = [
+        "# What the doctor finds",
+        "",
+        "Codes of `twinlock-agent doctor`, which are stable. A fault keeps the device from updating or from",
+        "coming back, and makes the exit code 6; a warning does neither. With `--json` one object is",
+        'printed, `{"version":1,"faults":N,"warnings":N,"findings":[...]}`; a finding has `check`, `code`,',
+        "`level`, `what` and `hint`, and what is as it should be has the code and level `ok`.",
+        "",
+        "| code | | what to do |",
+        "|---|---|---|",
+    ]
+    lines += [f"| `{code}` | {spec.level} | {spec.hint} |" for code, spec in findings.CATALOGUE.items()]
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"errors.md": errors_page, "limits.md": limits_page, "doctor.md": doctor_page}
 
 
 def main() -> None:

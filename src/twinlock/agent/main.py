@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "enrol": ("twinlock.agent.enrol", "make this device's key and make it known to the server"),
     "check": ("twinlock.agent.check", "the metadata process that `run` starts"),
     "status": ("twinlock.agent.status", "what this device runs and what the agent is doing"),
+    "doctor": ("twinlock.agent.doctor.command", "look at this device: what is wrong, and how to mend it"),
 }
 
 
@@ -49,6 +50,10 @@ def parser() -> argparse.ArgumentParser:
         if name == "enrol":
             one.add_argument(
                 "--token", default=None, help="one-time enrolment token, if the server wants one"
+            )
+        if name == "doctor":
+            one.add_argument(
+                "--online", action="store_true", help="also reach the server, as the health gate does"
             )
     return top
 

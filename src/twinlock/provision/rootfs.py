@@ -27,7 +27,7 @@ from twinlock.core import limits
 from twinlock.core.durable import os_errors, read_bounded
 from twinlock.core.errors import error
 from twinlock.core.names import check_device_id, check_name
-from twinlock.provision import loader_fat
+from twinlock.provision import kernel_check, loader_fat
 from twinlock.provision.filesystems import EPOCH_S
 from twinlock.provision.layout import FROM_FAT
 from twinlock.provision.render import render, shipped
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 LIBRARY: Final = "usr/lib/twinlock"
 PYTHON_PATH: Final = "usr/lib/twinlock/python"
+KERNEL_TABLE: Final = "usr/lib/twinlock/kernel"
 ROOT: Final = "etc/twinlock/root.json"
 CA_FILE: Final = "etc/twinlock/ca.pem"
 ENROL_RETRY_S: Final = 60
@@ -309,6 +310,8 @@ def _install_scripts(tree: _Tree, options: RootfsOptions) -> None:
     tree.write(f"{LIBRARY}/preinit", _fill(shipped("scripts", "preinit"), values), executable=True)
     tree.write(f"{LIBRARY}/ssh-keys", _fill(shipped("scripts", "ssh-keys"), values), executable=True)
     tree.write("usr/sbin/twinlock-reset", _fill(shipped("scripts", "reset"), values), executable=True)
+    for name in kernel_check.fragment_names():  # for `twinlock-agent doctor`
+        tree.write(f"{KERNEL_TABLE}/{name}.config", kernel_check.fragment_text(name))
     tree.write("usr/bin/twinlock-agent", _fill(shipped("scripts", "agent"), values), executable=True)
 
 

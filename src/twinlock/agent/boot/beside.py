@@ -101,6 +101,10 @@ class BesideBootControl(FileBootControl):
             return record
         return replace(record, tries_left=self._rules.tries_left(self._state(), record))
 
+    def astray(self) -> list[str]:
+        """As in `FileBootControl`. Raises DeviceError `boot-record`, `boot-control`."""
+        return [step.path for step in self._rules.follow(self._state(), super().read())]
+
     def mend(self) -> list[str]:
         """Makes the loader follow the record; names of what was not as it should be."""
         return self._follow(super().read())

@@ -76,6 +76,14 @@ class FileBootControl:
         """Nothing: the loader reads the record itself."""
         return []
 
+    def astray(self) -> list[str]:
+        """What the loader reads that does not follow the record; reads only."""
+        return []
+
+    def valid_copies(self) -> tuple[bool, ...]:
+        """Which copies of the record are whole. Raises DeviceError `boot-control`."""
+        return tuple(record is not None for record in self._copies())
+
     def before_reboot(self) -> bool:
         """Nothing: the loader takes the try off itself."""
         return False

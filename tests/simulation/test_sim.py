@@ -53,6 +53,19 @@ def test_every_world_comes_to_rest_with_a_complete_release(name: str, kind: Kind
         assert outcomes["succeeded"] == 0
 
 
+@pytest.mark.parametrize("name", TROUBLES)
+def test_a_device_with_two_bad_slots_comes_back_from_recovery(name: str) -> None:
+    outcomes: Counter[str] = Counter()
+    for number in range(RUNS):
+        seed = f"{SEED}:ruined:{name}:{number}"
+        world = World(seed, TROUBLES[name], ruined=True)
+        violations = world.run()
+        assert violations == [], f"World({seed!r}, TROUBLES[{name!r}], ruined=True):\n" + "\n".join(world.log)
+        assert "slot recovery" in "\n".join(world.log[:5])
+        outcomes[world.server.outcomes[0].state] += 1
+    assert outcomes["succeeded"] >= 0.8 * RUNS, outcomes
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", TROUBLES)

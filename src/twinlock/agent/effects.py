@@ -85,6 +85,13 @@ class RollBack:
 
 
 @dataclass(frozen=True, slots=True)
+class Abandon:
+    """From recovery: give up the default, so that it is the one to be written next. Ends in RecordWritten."""
+
+    slot: str
+
+
+@dataclass(frozen=True, slots=True)
 class NoteCommitted:
     """Remember which release the job's slot holds (or that it is not known) and raise the floor."""
 
@@ -136,6 +143,7 @@ Effect = (
     | Judge
     | Commit
     | RollBack
+    | Abandon
     | NoteCommitted
     | Condemn
     | DropPlan

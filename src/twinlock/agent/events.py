@@ -11,13 +11,17 @@ from twinlock.core.bootrecord import BootRecord
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A run begins. `planned` is the job in plan.json if that is intact; `damaged`: the journal is not."""
+    """A run begins. `planned` is the job in plan.json if that is intact; `damaged`: the journal is not.
+
+    `restored`: the boot record was lost, and recovery has just made `record` anew.
+    """
 
     record: BootRecord
     booted: str
     boot_id: str
     planned: Job | None = None
     damaged: bool = False
+    restored: bool = False
 
 
 @dataclass(frozen=True, slots=True)

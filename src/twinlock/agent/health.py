@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from twinlock.agent.config import Config
     from twinlock.agent.plan import Job, Plan
     from twinlock.agent.ports import HookResult, Ports
+    from twinlock.core.bootrecord import BootRecord
     from twinlock.core.manifest import Manifest
 
 PROBE: Final = "probe"
@@ -95,21 +96,29 @@ class Gate:
         if record.trying != booted.slot or record.trial_id != job.trial_id:
             raise error("boot-control", f"slot {booted.slot} runs, which is not the slot on trial")
         ports.boot.self_test()
-        second = other(booted.slot)
-        held = memory.slots(ports.store).get(second)
-        slot.probe(
-            ports.slots,
-            second,
-            image_size_bytes=job.image_size_bytes,
-            held_size_bytes=0 if held is None or second in record.failed else held.image_size_bytes,
-            token=ports.random.token(),
-        )
+        self._check_other(other(booted.slot), record)
         ports.store.write(PROBE, b"")
         ports.store.remove(PROBE)
         self._check_space()
         late_s = memory.trusted_s(ports.store, ports.clock) - ports.clock.now_s()
         if late_s > CLOCK_BEHIND_S_MAX:  # devices without a clock of their own live with that
             self._remarks.append(f"the clock is at least {late_s / 3600:.0f} hours behind")
+
+    def _check_other(self, second: str, record: BootRecord) -> None:
+        if second == self._before.lame_slot:
+            self._remarks.append(
+                f"slot {second} could not be written before the reboot: only one slot is left"
+            )
+            return
+        ports = self._ports
+        held = memory.slots(ports.store).get(second)
+        slot.probe(
+            ports.slots,
+            second,
+            image_size_bytes=self._job.image_size_bytes,
+            held_size_bytes=0 if held is None or second in record.failed else held.image_size_bytes,
+            token=ports.random.token(),
+        )
 
     def _check_space(self) -> None:
         free, least = self._ports.system.free_bytes(), self._health.free_bytes_min

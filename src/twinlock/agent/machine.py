@@ -10,6 +10,9 @@ explains: without a journal the same rules end in the same slot, with less to re
 
 Never: an install into the default or the booted slot, or while a trial is pending; an arm of a slot that was
 not read back whole in this very run (`verified` is not believed after a restart).
+
+In recovery the same rules hold: the slot that is not the default is written first. Only when its medium does
+not take the release, and the default did not load in some more boots, is that given up and written instead.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from twinlock.agent.plan import Job, unknown_job
 from twinlock.agent.states import Phase, State, Verdict
 from twinlock.core.bootrecord import BootRecord, other
 from twinlock.core.errors import CATALOGUE, EXIT_CODES, Kind
-from twinlock.core.names import SLOTS
+from twinlock.core.names import RECOVERY, SLOTS
 from twinlock.core.protocol import ReportState
 
 REBOOT_WANTED: Final = 10  # exit code
@@ -43,6 +46,9 @@ PASSING: Final = frozenset(
         "journal-corrupt",
     }
 )
+# Failures of a slot's medium or place: in recovery the other slot is worth a try.
+OF_THE_SLOT: Final = frozenset({"io-error", "slot-readback", "slot-unusable"})
+_NOTHING_WHOLE: Final = "the boot record was lost, and no slot is known to hold its release whole"
 _STARTED_OVER: Final = "the journal was damaged; went on from the boot record"
 
 Step = tuple[State, tuple[do.Effect, ...]]
@@ -120,6 +126,8 @@ def _started(state: State, event: on.Started) -> Step:
     before = state.boot_id
     job = _job_of(record.trial_id, state.job, event.planned)
     state = replace(state, record=record, booted=event.booted, boot_id=event.boot_id)
+    if event.restored and record.default not in record.failed:
+        return _restored(state, record)
     if record.trying is not None:
         if state.job is None or state.job.trial_id != record.trial_id:
             job = job or unknown_job(record.trying, record.trial_id)
@@ -134,9 +142,18 @@ def _started(state: State, event: on.Started) -> Step:
     else:
         lost = do.Tell("failed", code="boot-record", detail="the boot record no longer knows this trial")
         after, effects = state, (_tell(state.job, lost), do.DropPlan(), do.Settle())
+    if event.restored:
+        effects = (do.Tell("idle", code="boot-record", detail=_NOTHING_WHOLE), *effects)
     if event.damaged:
         effects = (do.Tell("idle", code="journal-corrupt", detail=_STARTED_OVER), *effects)
     return after, effects
+
+
+def _restored(state: State, record: BootRecord) -> Step:
+    """The boot record was lost, and a slot was found that holds its release whole: run that."""
+    what = f"the boot record was lost; slot {record.default} holds its release whole and boots again"
+    told = do.Tell("idle", slot=record.default, code="boot-record", detail=what)
+    return state, (told, do.Flush(), do.Reboot(what))
 
 
 def _job_of(trial_id: str, *jobs: Job | None) -> Job | None:
@@ -150,7 +167,8 @@ def _look(state: State) -> Step:
     if state.booted in record.failed and record.default not in record.failed:
         return _leave(state)
     phase = Phase.INSTALLING if state.phase is Phase.VERIFIED else state.phase
-    return replace(state, phase=phase, fallbacks=0), (do.Check(inactive_slot(state)),)
+    recoveries = state.recoveries if state.booted == RECOVERY else 0
+    return replace(state, phase=phase, fallbacks=0, recoveries=recoveries), (do.Check(inactive_slot(state)),)
 
 
 def _leave(state: State) -> Step:
@@ -321,6 +339,10 @@ def _install_failed(state: State, event: on.InstallFailed) -> Step:
     if kind in (Kind.TRANSPORT, Kind.POLICY) or event.code in PASSING:
         told = _tell(job, do.Tell("downloading", code=event.code, detail=event.what))
         return _told_once(state, told, (do.Flush(), finish))
+    record = state.record
+    assert record is not None
+    if state.booted == RECOVERY and event.code in OF_THE_SLOT and state.recoveries <= LEAVE_REBOOTS_MAX:
+        return _other_slot(state, record, event)
     told = _tell(job, do.Tell("failed", code=event.code, detail=event.what))
     condemn = do.Condemn(job.assignment_id, None, event.code)
     # The journal keeps the job until the report is queued; `Settled` then ends the run with this failure.
@@ -328,11 +350,22 @@ def _install_failed(state: State, event: on.InstallFailed) -> Step:
     return state, (told, condemn, do.DropPlan(), do.Settle())
 
 
+def _other_slot(state: State, record: BootRecord, event: on.InstallFailed) -> Step:
+    """In recovery, and the free slot takes nothing. The default may load after all: it is given up last."""
+    told = _tell(state.job, do.Tell("downloading", code=event.code, detail=event.what))
+    if record.default not in record.failed and state.recoveries < LEAVE_REBOOTS_MAX:
+        what = f"slot {record.default} may load after all: {event.what}"
+        return replace(state, recoveries=state.recoveries + 1), (told, do.Flush(), do.Reboot(what))
+    return state, (told, do.DropPlan(), do.Abandon(record.default))
+
+
 def _record_written(state: State, record: BootRecord) -> Step:
     """Boot control did as asked; what it read back decides how it goes on."""
     job = state.job
     state = replace(state, record=record)
     match state.phase:
+        case Phase.INSTALLING if state.booted == RECOVERY and record.default in record.failed:
+            return replace(state, recoveries=LEAVE_REBOOTS_MAX + 1), (do.Check(inactive_slot(state)),)
         case Phase.VERIFIED if job is not None and record.trying == job.slot:
             state = replace(
                 state,

@@ -61,6 +61,9 @@ class Performer:
                 return self._judge(state)
             case do.Commit():
                 return on.RecordWritten(self._ports.boot.commit(effect.trial_id))
+            case do.Abandon(slot):
+                self._note(f"slot {slot} does not load and is given up: it is written next")
+                return on.RecordWritten(self._ports.boot.abandon(slot))
             case do.RollBack():
                 self._note(f"rolling back: {effect.reason}")
                 return on.RecordWritten(self._ports.boot.roll_back(effect.trial_id, effect.reason))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from twinlock.agent import memory
 from twinlock.agent.plan import CheckRequest, Mode, Running
 from twinlock.core.bootrecord import other
+from twinlock.core.names import RECOVERY
 
 if TYPE_CHECKING:
     from twinlock.agent.plan import Job
@@ -17,14 +20,20 @@ if TYPE_CHECKING:
 def made_of(
     ports: Ports, record: BootRecord, booted: str, inactive: str | None, *, mode: Mode, phase: str
 ) -> CheckRequest:
-    """The request of a device in this state. Raises DeviceError `slot-unusable`."""
+    """The request of a device in this state. Raises DeviceError `slot-unusable`.
+
+    Recovery speaks of the release that the device should run, without an image: nobody runs it.
+    """
+    running = memory.running(ports.store, record)
+    if booted == RECOVERY:
+        running = msgspec.structs.replace(running, image_sha256=None)
     return CheckRequest(
         mode=mode,
         slot=booted,
         is_committed=booted == record.default and record.trying is None,
         inactive=inactive,
         inactive_size_bytes=0 if inactive is None else ports.slots.size_bytes(inactive),
-        running=memory.running(ports.store, record),
+        running=running,
         floor=memory.floor(ports.store, record),
         phase=phase,
     )

@@ -13,20 +13,23 @@ import msgspec
 
 from twinlock.agent import effects as do
 from twinlock.agent import events as on
-from twinlock.agent import journal, machine, usage
+from twinlock.agent import journal, machine, recovery, usage
 from twinlock.agent import plan as plans
 from twinlock.agent.gate import baseline
 from twinlock.agent.perform import Performer
 from twinlock.agent.states import Phase, State
 from twinlock.core.errors import CATALOGUE, TwinlockError, error
 from twinlock.core.limits import MIB
+from twinlock.core.names import RECOVERY
 
 if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
+    from twinlock.agent.boot.base import Booted
     from twinlock.agent.config import Config
     from twinlock.agent.ports import Ports
+    from twinlock.core.bootrecord import BootRecord
 
 LAST: Final = "last.json"
 LAST_SIZE_BYTES_MAX: Final = 64 * 1024
@@ -65,10 +68,16 @@ def run_once(ports: Ports, config: Config) -> int:
 
 def _started(ports: Ports, performer: Performer, state: State, *, damaged: bool) -> on.Started:
     """What the device is. Without a boot record nothing can be decided; then the server is told so, once."""
+    restored = False
     try:
-        for path in ports.boot.mend():
-            ports.display.note(f"the loader did not follow the boot record: {path} is mended")
-        record, booted = ports.boot.read(), ports.boot.booted()
+        try:
+            record, booted = _read_record(ports)
+        except TwinlockError as problem:
+            if problem.code != "boot-record" or ports.boot.booted().slot != RECOVERY:
+                raise
+            recovery.restore(ports, state.record)
+            restored = True
+            record, booted = _read_record(ports)
     except TwinlockError as problem:
         last = _last(ports)
         if last is None or last.code != problem.code:
@@ -77,7 +86,14 @@ def _started(ports: Ports, performer: Performer, state: State, *, damaged: bool)
         _note_end(ports, performer, state, do.Finish(problem.exit_code, problem.code, problem.what))
         raise
     planned = plans.load(ports.store)
-    return on.Started(record, booted.slot, booted.boot_id, None if planned is None else planned.job, damaged)
+    job = None if planned is None else planned.job
+    return on.Started(record, booted.slot, booted.boot_id, job, damaged, restored)
+
+
+def _read_record(ports: Ports) -> tuple[BootRecord, Booted]:
+    for path in ports.boot.mend():
+        ports.display.note(f"the loader did not follow the boot record: {path} is mended")
+    return ports.boot.read(), ports.boot.booted()
 
 
 def _save(ports: Ports, before: State, after: State) -> on.EffectFailed | None:
@@ -118,7 +134,8 @@ def _end(ports: Ports, performer: Performer, state: State, end: do.Reboot | do.F
     if isinstance(end, do.Reboot):
         ports.display.note(f"rebooting {end.reason}")
         if state.phase is Phase.ARMED and state.job is not None:
-            baseline.take(ports, state.job.trial_id, performer.reached)
+            lame = recovery.lame_slot(ports, state.job) if state.booted == RECOVERY else ""
+            baseline.take(ports, state.job.trial_id, performer.reached, lame)
         trial = _prepare_reboot(ports)
         code = machine.REBOOT_WANTED if ports.power.reboot(end.reason, trial=trial) else 0
         end = do.Finish(code)

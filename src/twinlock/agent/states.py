@@ -45,6 +45,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     `started_s` is when the job was first planned, on the wall clock. `remarks` is what hooks that do not
     decide had to say of the trial. `acquit` holds a rolled back job that is condemned only once its old slot
     has reached the server. `last_told` keeps the same non-final failure from being reported at every run.
+    `recoveries` counts boots of recovery in a row in which the free slot could not be written; one more than
+    the machine allows means that the other slot has been taken instead.
     """
 
     version: int = VERSION
@@ -61,3 +63,4 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     remarks: str = ""
     acquit: Job | None = None
     last_told: str = ""
+    recoveries: int = 0

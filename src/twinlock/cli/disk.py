@@ -130,6 +130,9 @@ def install(
     ] = None,
     root: RootOption = None,
     ca_file: CaFileOption = None,
+    recovery: Annotated[
+        bool, typer.Option("--recovery", help="The tree is the recovery system's, not a slot's.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Add the agent, its units and the first boot's scripts to a root file system that your build made.
@@ -154,6 +157,7 @@ def install(
         application_paths=tuple(application or ["app"]),
         watchdog_s=watchdog_s,
         disk=device_file,
+        recovery=recovery,
     )
     done = rootfs.install(tree, options)
     output = Output(as_json)

@@ -11,6 +11,11 @@ writes in the steady state: tries are counted only while a trial is pending.
 | `next_boot` (loader)    | one try lost at worst; a loader that cannot save boots default |
 | `commit(trial)`         | still in trial, or committed; repeatable                      |
 | `roll_back(trial, why)` | b is tried again until its tries end, then a                  |
+| `abandon(a)`            | recovery boots, with the old record or the new                |
+| `restored(a, {b})`      | recovery boots, or a                                          |
+
+The last two are of the recovery system alone: it gives up a default that does not load, so that this slot can
+be written too, and makes a record anew where both copies are lost.
 
 The functions here are pure. `arm` does not know whether the slot is complete: the agent arms only after it
 has read the whole slot back and found the signed hashes.
@@ -228,3 +233,29 @@ def roll_back(record: BootRecord, trial_id: str, reason: str) -> BootRecord:
         failed=record.failed | {record.trying},
         reason=clip_reason(reason) or "rolled back",
     )
+
+
+def abandon(record: BootRecord, slot: str) -> BootRecord:
+    """Gives up `slot`, the default, which does not load: it is the one to be written next. Repeatable.
+
+    Neither slot is good then, and recovery boots until a trial of `slot` is committed. The other slot is the
+    default in name only, so that all other transitions stay as they are. Only for the recovery system, which
+    runs because the loader could start neither. Raises DeviceError `boot-refused` while a trial is pending.
+    """
+    if in_trial(record):
+        raise error("boot-refused", f"a trial of slot {record.trying} is pending")
+    second = other(slot)
+    if record.default == second and record.failed == frozenset(SLOTS):
+        return record
+    return replace(
+        _next(record),
+        default=second,
+        trial_id="",
+        failed=frozenset(SLOTS),
+        reason=f"slot {slot} was given up",
+    )
+
+
+def restored(default: str, failed: frozenset[str]) -> BootRecord:
+    """A record where both copies are lost; `failed` are the slots that do not hold a whole release."""
+    return BootRecord(seq=1, default=default, failed=failed, reason="the boot record was lost")

@@ -205,6 +205,14 @@ class KillableBootControl(FileBootControl):
         mode = self._begin("boot.roll_back")
         return self._end(super().roll_back(trial_id, reason), mode)
 
+    def abandon(self, slot: str) -> BootRecord:
+        mode = self._begin("boot.abandon")
+        return self._end(super().abandon(slot), mode)
+
+    def restore(self, default: str, failed: frozenset[str]) -> BootRecord:
+        mode = self._begin("boot.restore")
+        return self._end(super().restore(default, failed), mode)
+
     def self_test(self) -> None:
         mode = self._begin("boot.self_test")
         super().self_test()

@@ -219,6 +219,8 @@ class VirtualDevice:
             self.disk.save_record(to_save)
         if slot in SLOTS and not self.disk.begins_file_system(slot):
             slot = bootrecord.next_when_unbootable(to_save, slot)
+            if slot in SLOTS and not self.disk.begins_file_system(slot):
+                return RECOVERY
         return slot
 
     def _unpack(self, slot: str) -> None:
@@ -273,18 +275,19 @@ class VirtualDevice:
         env: Mapping[str, str] | None = None,
         boots_max: int = BOOTS_MAX,
     ) -> Settled:
-        """Boots and runs the agent until it wants no reboot any more, or says why it cannot go on.
+        """Boots and runs the agent, in recovery too, until it wants no reboot any more, or says why not.
 
         Raises InternalError `internal` when that takes more than `boots_max` boots, DeviceError
-        `slot-unusable` when nothing but recovery is left to boot.
+        `slot-unusable` when nothing but recovery is left to boot, and does not help.
         """
         boots: list[Boot] = []
         while len(boots) < boots_max:
             boots.append(self.boot())
-            if boots[-1].slot == RECOVERY:
-                raise error("slot-unusable", f"{self.folder}: no slot is good, the loader starts recovery")
             done = self.run_agent(program=program, env=env)
             if done.exit_code != REBOOT_WANTED:
+                if boots[-1].slot == RECOVERY:
+                    what = f"{self.folder}: recovery runs, and brings no slot back: {done.stderr[-500:]}"
+                    raise error("slot-unusable", what)
                 return Settled(done.exit_code, done.stderr, tuple(boots))
         raise error(
             "internal", f"{self.folder} did not settle within {boots_max} boots: {done.stderr[-500:]}"

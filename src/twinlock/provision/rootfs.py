@@ -46,6 +46,10 @@ ENROL_RETRY_S: Final = 60
 CA_FILE_SIZE_BYTES_MAX: Final = 4 * limits.MIB
 UNITS: Final = "usr/lib/systemd/system"
 _SAFE_PATH: Final = re.compile(r"/[A-Za-z0-9_./+-]*", re.ASCII)
+# A device in recovery serves nobody: it asks soon, and often.
+RECOVERY_FIRST_POLL_S: Final = 10
+RECOVERY_POLL_S: Final = 120
+RECOVERY_JITTER_S: Final = 30
 TIMER: Final = "twinlock-agent.timer"
 _UNIT: Final = re.compile(r"[\w:.\\@*?\[\]][\w:.\\@*?\[\]-]{0,255}", re.ASCII)
 _UNIT_NAMES: Final = (
@@ -101,6 +105,7 @@ class RootfsOptions:
     application_paths: tuple[str, ...] = ("app",)  # below the data mount; removed by the first reset tier
     watchdog_s: int = 30
     disk: str = ""  # the whole disk, such as /dev/mmcblk0; empty: found by PARTUUID
+    recovery: bool = False  # the tree is for the recovery partition, not for a slot
 
 
 @dataclass(slots=True)
@@ -292,8 +297,9 @@ def _values(options: RootfsOptions) -> dict[str, str]:
         "APPLICATION_PATHS": " ".join(options.application_paths),
         "PYTHON": options.python,
         "PYTHON_PATH": f"/{PYTHON_PATH}",
-        "POLL_S": str(agent.poll_s),
-        "JITTER_S": str(agent.jitter_s),
+        "FIRST_POLL_S": str(RECOVERY_FIRST_POLL_S if options.recovery else agent.poll_s),
+        "POLL_S": str(min(agent.poll_s, RECOVERY_POLL_S) if options.recovery else agent.poll_s),
+        "JITTER_S": str(min(agent.jitter_s, RECOVERY_JITTER_S) if options.recovery else agent.jitter_s),
         "RUN_TIMEOUT_S": str(agent.run_timeout_s),
         "TRIAL_S": str(agent.trial_s),
         "ENROL_RETRY_S": str(ENROL_RETRY_S),

@@ -57,6 +57,7 @@ class World:
     delivered: int = 0
     verified_this_run: set[str] = field(default_factory=set)
     calm: bool = False
+    lame: set[str] = field(default_factory=set)  # slots that keep nothing
     trace: list[str] = field(default_factory=list)
 
     def chance(self, one_in: int) -> bool:
@@ -178,6 +179,9 @@ class World:
                     self.record = bootrecord.commit(self.record, trial)
                 case do.RollBack(trial, reason):
                     self.record = bootrecord.roll_back(self.record, trial, reason)
+                case do.Abandon(slot):
+                    assert self.booted == RECOVERY, "gave up a slot outside of recovery"
+                    self.record = bootrecord.abandon(self.record, slot)
         except TwinlockError as problem:
             raise AssertionError(f"boot control refused {effect}: {problem}") from problem
         self.maybe_cut()
@@ -224,6 +228,8 @@ class World:
         self.maybe_cut()
         if self.slots[job.slot] != self.images[job.image_sha256]:
             self.slots[job.slot] = None
+        if job.slot in self.lame:
+            return on.InstallFailed("slot-readback", "simulated")
         if self.chance(5):
             codes = (("connection-lost",), ("payload-part-hash",), ("slot-busy",), ("slot-readback",))
             return on.InstallFailed(self.pick(*codes)[0], "simulated")

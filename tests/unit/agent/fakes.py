@@ -321,6 +321,7 @@ class MemoryBoot:
     slot: str = "a"
     boot_id: str = "boot-1"
     broken: bool = False
+    lost: bool = False
     changes: list[str] = field(default_factory=list)
     tests: int = 0
 
@@ -332,6 +333,8 @@ class MemoryBoot:
         return Booted(self.slot, self.boot_id)
 
     def read(self) -> BootRecord:
+        if self.lost:
+            raise error("boot-record", "no copy of the boot record is valid")
         return self.record
 
     def mend(self) -> list[str]:
@@ -359,6 +362,13 @@ class MemoryBoot:
 
     def roll_back(self, trial_id: str, reason: str) -> BootRecord:
         return self._set(bootrecord.roll_back(self.record, trial_id, reason), "roll back")
+
+    def abandon(self, slot: str) -> BootRecord:
+        return self._set(bootrecord.abandon(self.record, slot), f"abandon {slot}")
+
+    def restore(self, default: str, failed: frozenset[str]) -> BootRecord:
+        self.lost = False
+        return self._set(bootrecord.restored(default, failed), "restore")
 
     def self_test(self) -> None:
         self.tests += 1

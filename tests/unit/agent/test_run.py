@@ -15,11 +15,12 @@ from tests.unit.agent.fakes import (
     job_for,
     memory_slots,
     pack,
+    plan_for,
 )
 from twinlock.agent import journal, memory
 from twinlock.agent import plan as plans
 from twinlock.agent.outbox import Outbox
-from twinlock.agent.plan import CheckAnswer, CheckRequest
+from twinlock.agent.plan import CheckAnswer, CheckRequest, Running
 from twinlock.agent.run import run_once
 from twinlock.agent.states import Phase, State
 from twinlock.core.bootrecord import BootRecord
@@ -424,3 +425,91 @@ def test_reports_hold_no_more_than_the_protocol_allows() -> None:
 
 def test_a_state_is_a_state() -> None:
     assert journal.load(Device().store) == (State(), False)
+
+
+# --- recovery
+
+
+def in_recovery(*, whole: str) -> Device:
+    """Both copies of the boot record are lost; `whole` are the slots that still hold their release."""
+    old = pack(image_of("zz", seed=9), "1.0")
+    made = Device(slots=memory_slots(old.image, PACKED.image, size_bytes=4 << 20))
+    made.network.serve(PACKED)
+    made.boot.lost, made.boot.slot = True, "recovery"
+    known = {}
+    for slot, one in (("a", old), ("b", PACKED)):
+        known[slot] = Running(
+            product="demo", image_sha256=one.manifest.image_sha256, image_size_bytes=len(one.image)
+        )
+        if slot not in whole:
+            made.slots.devices[slot].data[5] ^= 1
+    made.store.write(memory.SLOTS_FILE, msgspec.json.encode(known))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("whole", "default", "failed"), [("a", "a", "b"), ("b", "b", "a"), ("ab", "b", ""), ("", "b", "ab")]
+)
+def test_recovery_makes_a_lost_boot_record_of_what_the_slots_hold(
+    whole: str, default: str, failed: str
+) -> None:
+    made = in_recovery(whole=whole)
+    journal.save(made.store, State(record=BootRecord(seq=3, default="b")))
+    assert run(made) == (10 if whole else 0)
+    assert (made.boot.record.default, made.boot.record.failed) == (default, frozenset(failed))
+    assert told(made) == [("idle", "boot-record")]
+    assert len(made.power.reboots) == bool(whole)
+
+
+def test_what_is_not_remembered_or_not_readable_is_not_whole() -> None:
+    made = in_recovery(whole="ab")
+    made.slots.devices["a"].unreadable = {1}
+    known = {"b": Running(image_sha256=PACKED.manifest.image_sha256, image_size_bytes=5 << 20)}
+    known["a"] = memory.slots(made.store)["a"]
+    made.store.write(memory.SLOTS_FILE, msgspec.json.encode(known))
+    assert run(made) == 0
+    assert made.boot.record.failed == frozenset("ab")
+    made = in_recovery(whole="ab")
+    made.store.write(memory.SLOTS_FILE, b"{}")
+    assert run(made) == 0
+    assert made.boot.record.failed == frozenset("ab")
+    assert all(one.closed for one in made.slots.devices.values())
+
+
+def test_outside_of_recovery_a_lost_record_is_an_error() -> None:
+    made = in_recovery(whole="ab")
+    made.boot.slot = "b"
+    fails(made, "boot-record")
+    assert made.boot.lost
+
+
+def test_recovery_speaks_of_the_release_that_should_run_but_of_no_image() -> None:
+    made = in_recovery(whole="")
+    run(made)
+    (request,) = made.checker.requests[-1:]
+    assert (request.slot, request.running.product, request.running.image_sha256) == ("recovery", "demo", None)
+    assert (request.inactive, request.is_committed) == ("b", False)
+
+
+def test_from_recovery_a_slot_that_takes_nothing_gives_way_to_the_other() -> None:
+    """The whole way: slot b keeps nothing, a is given up, written, tried, and stays although b is lame."""
+    made = in_recovery(whole="")
+    made.slots.devices["b"].rotten = frozenset({0, 1, 2, 3})
+
+    def answer(request: CheckRequest) -> CheckAnswer:
+        if request.mode != "poll" or request.running.version:
+            return CheckAnswer()
+        assert request.inactive is not None
+        made.plan(plan_for(PACKED, slot=request.inactive))
+        job = job_for(PACKED, slot=request.inactive)
+        return CheckAnswer(job=job, assignment_id="r1", product="demo", version="1.1")
+
+    made.checker.on_check = answer
+    assert run(made) == 10
+    assert made.boot.changes == ["restore", "abandon a", "arm a"]
+    made.boot.reboot()
+    assert made.boot.slot == "a"
+    assert run(made) == 0
+    assert (made.boot.record.default, made.boot.record.failed) == ("a", frozenset("b"))
+    final = [report for report in Outbox(made.store).waiting() if report.state == "succeeded"]
+    assert "only one slot is left" in final[0].detail

@@ -354,3 +354,83 @@ def test_the_self_test_finds_a_medium_that_does_not_keep(kind: str, part: str) -
     with pytest.raises(TwinlockError) as caught:
         device.bench.control().self_test()
     assert caught.value.code == "boot-control"
+
+
+# --- from recovery
+
+
+def in_recovery(kind: str) -> Device:
+    """Slot a is committed and does not load any more, slot b was found bad."""
+    device = Device(kind, healthy=True)
+    for slot in ("a", "b"):
+        device.bench.kernels[slot] = b""
+        device.whole[slot] = False
+    record = device.bench.control().read()
+    assert (record.default, sorted(record.failed)) == ("a", ["b"])
+    device.bench.running = replace(device.bench.running, slot="recovery")
+    return device
+
+
+@pytest.fixture(params=[name for name in loaders.KINDS if name != "tryboot"])  # which knows no recovery
+def recovering(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def test_the_default_is_given_up_written_and_comes_back(recovering: str) -> None:
+    device = in_recovery(recovering)
+    control = device.bench.control()
+    given_up = control.abandon("a")
+    assert (given_up.default, given_up.failed) == ("b", frozenset("ab"))
+    assert device.bench.control().abandon("a") == given_up
+    device.check_boot(device.bench.power_cycle())
+    assert device.bench.running.slot == "recovery"
+    device.install("a", "again")
+    device.trials.append("again")
+    device.check_boot(device.bench.reboot())
+    assert device.bench.running.slot == "a"
+    device.live("again")
+    device.check_rest()
+    assert device.bench.control().read().failed == frozenset("b")
+
+
+def test_giving_up_survives_a_cut_at_any_write(recovering: str, rng: random.Random) -> None:
+    def cut_at(number: int) -> Device | None:
+        device = in_recovery(recovering)
+        seen = [0]
+
+        def cut(medium: loaders.Medium, write: Write) -> loaders.Medium | None:
+            seen[0] += 1
+            return rng.choice(loaders.outcomes(medium, write)) if seen[0] == number else None
+
+        device.bench.cut = cut
+        try:
+            device.bench.control().abandon("a")
+        except PowerCut:
+            device.bench.cut = lambda medium, write: None
+            return device
+        return None
+
+    number = 1
+    while (device := cut_at(number)) is not None:
+        device.bench.control().mend()
+        assert device.bench.control().abandon("a").failed == frozenset("ab")
+        device.check_boot(device.bench.power_cycle())
+        assert device.bench.running.slot == "recovery"
+        number += 1
+    assert number > 1, "nothing was written"
+
+
+@pytest.mark.parametrize(("failed", "boots"), [("b", "a"), ("ab", "recovery")])
+def test_a_lost_record_is_made_anew(recovering: str, failed: str, boots: str) -> None:
+    device = Device(recovering, healthy=True)
+    device.bench.medium = replace(device.bench.medium, copies=(b"\0" * 1024, b"\xff" * 1024))
+    with pytest.raises(TwinlockError) as problem:
+        device.bench.control().read()
+    assert problem.value.code == "boot-record"
+    device.bench.running = replace(device.bench.running, slot="recovery")
+    made = device.bench.control().restore("a", frozenset(failed))
+    assert (made.default, made.failed) == ("a", frozenset(failed))
+    assert device.bench.control().restore("b", frozenset()) == made, "one that is there is kept"
+    assert device.bench.power_cycle() == boots
+    device.bench.control().self_test()

@@ -159,3 +159,35 @@ def test_a_used_up_sequence_number_refuses_rather_than_wraps() -> None:
 @pytest.mark.parametrize("data", [b"", bytes(512), b"\xff" * 512, br.encode(br.initial())[:100]])
 def test_blank_or_short_sectors_hold_no_record(data: bytes) -> None:
     assert br.decode(data) is None
+
+
+# --- from recovery
+
+
+def test_the_default_that_does_not_load_is_given_up_and_written_next() -> None:
+    given_up = br.abandon(br.BootRecord(seq=5, default="a", trial_id="t0", failed=frozenset("b")), "a")
+    assert (given_up.seq, given_up.default, given_up.failed) == (6, "b", frozenset("ab"))
+    assert br.next_boot(given_up) == ("recovery", given_up)
+    assert br.abandon(given_up, "a") is given_up, "repeatable"
+    tried = br.arm(br.invalidate(given_up, "a"), "a", 2, "t1")
+    assert br.next_boot(tried)[0] == "a"
+    assert br.next_when_unbootable(tried, "a") == "recovery"
+    assert br.fallback(tried) == "recovery", "what was given up never serves as a way out"
+    rolled = br.roll_back(tried, "t1", "why")
+    assert br.next_boot(rolled)[0] == "recovery"
+    committed = br.commit(tried, "t1")
+    assert (committed.default, committed.failed) == ("a", frozenset("b"))
+
+
+def test_a_pending_trial_is_settled_before_anything_is_given_up() -> None:
+    for record, slot in ((armed(), "a"), (br.initial(), "recovery")):
+        with pytest.raises(DeviceError) as problem:
+            br.abandon(record, slot)
+        refused(problem)
+
+
+@pytest.mark.parametrize(("failed", "boots"), [("", "a"), ("b", "a"), ("a", "recovery"), ("ab", "recovery")])
+def test_a_record_made_anew_boots_only_what_is_whole(failed: str, boots: str) -> None:
+    record = br.restored("a", frozenset(failed))
+    assert br.next_boot(record) == (boots, record)
+    assert br.decode(br.encode(record)) == record

@@ -270,3 +270,17 @@ def test_a_reset_is_asked_for_and_a_wrong_word_is_refused(tree: Path, tmp_path: 
     subprocess.run(["sh", script, "all"], check=True, capture_output=True)
     assert (data / "identity/reset-request").read_text() == "all\n"
     assert [path.name for path in (data / "identity").iterdir()] == ["reset-request"]
+
+
+def test_recovery_asks_soon_and_often(tree: Path) -> None:
+    made = replace(options(), recovery=True)
+    rootfs.install(tree, made)
+    timer = (tree / "usr/lib/systemd/system/twinlock-agent.timer").read_text()
+    assert "OnBootSec=10\n" in timer
+    assert "OnUnitInactiveSec=120\n" in timer
+    rootfs.install(tree, replace(made, agent=replace(AGENT, poll_s=60, jitter_s=5)))
+    timer = (tree / "usr/lib/systemd/system/twinlock-agent.timer").read_text()
+    assert "OnUnitInactiveSec=60\n" in timer
+    assert "RandomizedDelaySec=5\n" in timer
+    rootfs.install(tree, replace(made, recovery=False))
+    assert "OnBootSec=900\n" in (tree / "usr/lib/systemd/system/twinlock-agent.timer").read_text()

@@ -240,3 +240,73 @@ def test_rollouts_are_listed_newest_first_and_in_the_audit_log(stocked: Server) 
         ("rollout-created", second),
         ("rollout-halted", second),
     ]
+
+
+# --- recovery
+
+
+def test_a_device_in_recovery_gets_the_release_that_it_last_committed_again(stocked: Server) -> None:
+    device = stocked.device()
+    for version in ("1.1", "1.2"):
+        first = stocked.roll_out(version)
+        assert device.assignment() is not None
+        device.tell("succeeded", f"{first}-dev-1")
+    assert device.assignment(slot="b") is None
+    offer = device.assignment(slot="recovery", version="1.1")
+    assert offer is not None
+    assert (offer.version, offer.id) == ("1.2", "r3-dev-1")
+    assert shown(stocked, "r3")["created_by"] == "recovery"
+    again = device.assignment(slot="recovery", version="1.1")
+    assert again is not None
+    assert again.id == offer.id, "one rollout, however often it asks"
+    audit = stocked.operator("GET", "/audit").json()
+    assert "again to dev-1" in str(audit)
+
+
+def test_a_device_that_never_took_a_rollout_gets_what_it_says_it_should_run(stocked: Server) -> None:
+    device = stocked.device()
+    assert device.assignment(slot="recovery") is None
+    assert device.assignment(slot="recovery", version="7.7") is None
+    assert device.assignment(slot="recovery", product="other", version="2.0") is None, "other hardware"
+    offer = device.assignment(slot="recovery", version="1.1")
+    assert offer is not None
+    assert (offer.version, offer.id) == ("1.1", "r1-dev-1")
+
+
+def test_a_release_that_fails_from_recovery_is_not_offered_for_ever(stocked: Server) -> None:
+    device = stocked.device()
+    for version in ("1.1", "1.2"):
+        first = stocked.roll_out(version)
+        device.assignment()
+        device.tell("succeeded", f"{first}-dev-1")
+    for expected in ("1.2", "1.1"):
+        offer = device.assignment(slot="recovery", version="1.2")
+        assert offer is not None
+        assert offer.version == expected
+        device.tell("failed", offer.id)
+    assert device.assignment(slot="recovery", version="1.2") is None
+    rollout = stocked.roll_out("1.2")
+    offer = device.assignment(slot="recovery", version="1.2")
+    assert offer is not None
+    assert offer.id == f"{rollout}-dev-1", "an operator's rollout always counts"
+
+
+def test_an_open_assignment_is_kept_in_recovery(stocked: Server) -> None:
+    device = stocked.device()
+    rollout = stocked.roll_out("1.1")
+    offer = device.assignment(slot="recovery", version="1.2")
+    assert offer is not None
+    assert offer.id == f"{rollout}-dev-1"
+
+
+def test_a_halted_rollout_does_not_keep_a_device_in_recovery(stocked: Server) -> None:
+    device = stocked.device()
+    first = stocked.roll_out("1.1")
+    device.assignment()
+    device.tell("succeeded", f"{first}-dev-1")
+    second = stocked.roll_out("1.2")
+    device.assignment()
+    stocked.operator("POST", f"/rollouts/{second}/halt")
+    offer = device.assignment(slot="recovery", version="1.1")
+    assert offer is not None
+    assert offer.version == "1.1"

@@ -65,6 +65,17 @@ class BootControl(Protocol):
 
     def roll_back(self, trial_id: str, reason: str) -> BootRecord: ...
 
+    def abandon(self, slot: str) -> BootRecord:
+        """Only from recovery: gives up the default, so that it is the slot to be written next."""
+        ...
+
+    def restore(self, default: str, failed: frozenset[str]) -> BootRecord:
+        """Only from recovery, where both copies are lost: writes both anew, one after the other.
+
+        Where a copy is valid nothing is written, and its record comes back.
+        """
+        ...
+
     def self_test(self) -> None:
         """Proves by doing that the record can be written and read back, without changing its meaning."""
         ...

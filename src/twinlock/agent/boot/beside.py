@@ -121,6 +121,12 @@ class BesideBootControl(FileBootControl):
         self._follow(new)
         return self.read()
 
+    def restore(self, default: str, failed: frozenset[str]) -> BootRecord:
+        """The record first: while it is lost, the loader boots as it did."""
+        record = super().restore(default, failed)
+        self._follow(record)
+        return self.read()
+
     def before_reboot(self) -> bool:
         """See `base.BootControl`: the loader follows the record, and may be asked for one trial boot."""
         record, booted = super().read(), self.booted()

@@ -100,6 +100,18 @@ class FileBootControl:
     def roll_back(self, trial_id: str, reason: str) -> BootRecord:
         return self._change(lambda record: bootrecord.roll_back(record, trial_id, reason))
 
+    def abandon(self, slot: str) -> BootRecord:
+        return self._change(lambda record: bootrecord.abandon(record, slot))
+
+    def restore(self, default: str, failed: frozenset[str]) -> BootRecord:
+        """A cut between the two writes leaves one valid copy, which counts."""
+        if any(record is not None for record in self._copies()):
+            return self.read()
+        sector = self._encode(bootrecord.restored(default, failed))
+        for copy in range(COPIES):
+            self._write(copy, sector)
+        return self.read()
+
     def self_test(self) -> None:
         """Writes the same record again under the next number, and finds both copies valid afterwards."""
         self._change(lambda record: replace(record, seq=record.seq + 1))

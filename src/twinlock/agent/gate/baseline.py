@@ -22,21 +22,27 @@ BASELINE: Final = "baseline.json"
 
 class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     """`failed_units` had failed, `free_bytes` were left (None: not known), `reached` says whether the server
-    was reached in the last run before the reboot (None: nobody asked)."""
+    was reached in the last run before the reboot (None: nobody asked). `lame_slot` could not be written.
+    """
 
     trial_id: str
     failed_units: tuple[str, ...] = ()
     free_bytes: int | None = None
     reached: bool | None = None
+    lame_slot: str = ""
 
 
-def take(ports: Ports, trial_id: str, reached: bool | None) -> None:
+def take(ports: Ports, trial_id: str, reached: bool | None, lame_slot: str = "") -> None:
     """Writes it, as far as it can be known; what fails here must not keep the device from its trial."""
     failed: tuple[str, ...] = ()
     with suppress(TwinlockError):  # unknown: then nothing is excused
         failed = ports.system.failed_units() if ports.system.has_units else ()
     found = Baseline(
-        trial_id=trial_id, failed_units=failed, free_bytes=ports.system.free_bytes(), reached=reached
+        trial_id=trial_id,
+        failed_units=failed,
+        free_bytes=ports.system.free_bytes(),
+        reached=reached,
+        lame_slot=lame_slot,
     )
     try:
         ports.store.write(BASELINE, msgspec.json.encode(found))

@@ -3,6 +3,8 @@
     world = World(seed, Troubles(network=0.05), kind="good")
     assert world.run() == []
 
+A `ruined` world begins with two slots that hold nothing that loads: recovery runs, with the same agent.
+
 The agent is the real one: `run.run_once`, the machine, the installer, the outbox, and the metadata
 process's own code except for signatures (`SimCheck`). Only its ports are simulated. After `CALM_STEP` steps
 the troubles end, and from then on everything has to come to rest. `run` gives what was not as it must be.
@@ -28,6 +30,7 @@ from twinlock.agent.run import run_once
 from twinlock.core import bootrecord, device_key
 from twinlock.core.bootrecord import BootRecord
 from twinlock.core.errors import TwinlockError, error
+from twinlock.core.limits import SLOT_TAIL_SIZE_BYTES
 from twinlock.core.names import RECOVERY, SLOTS
 from twinlock.lab.sim import release as releases
 from twinlock.lab.sim.clock import SimClock, SimRandom
@@ -51,6 +54,7 @@ CALM_STEP: Final = 30
 STEP_S: Final = 60.0
 NOW_S: Final = 1_800_000_000.0
 CLOCKS_S: Final = (0.0, NOW_S, 2_145_916_800.0)
+_RUIN: Final = b"\xee" * (releases.SLOT_SIZE_BYTES - SLOT_TAIL_SIZE_BYTES)  # what is left of an image
 _NOWHERE: Final = Path("/nonexistent")
 
 
@@ -122,9 +126,12 @@ class SimCheck(Check):
 class World:
     """A device and its server. `log` says what happened to them."""
 
-    def __init__(self, seed: object, troubles: Troubles, kind: Kind = "good") -> None:
+    def __init__(
+        self, seed: object, troubles: Troubles, kind: Kind = "good", *, ruined: bool = False
+    ) -> None:
         self.seed: Final = seed
         self.kind: Final = kind
+        self.ruined: Final = ruined
         self._rng: Final = random.Random(f"world {seed}")
         self.fate: Final = Fate(random.Random(f"fate {seed}"), troubles)
         self.older: Final = releases.make("0.9", 1)
@@ -149,10 +156,12 @@ class World:
             self.fate, {identity.KEY: _key(), memory.SLOTS_FILE: msgspec.json.encode(running)}
         )
         padding = bytes(releases.SLOT_SIZE_BYTES - len(self.old.image))
-        self.media: Final = {
+        self.media = {
             "a": SimMedium(self.old.image + padding),
             "b": SimMedium((b"" if self._fresh else self.older.image).ljust(releases.SLOT_SIZE_BYTES, b"\0")),
         }
+        if ruined:
+            self.media = {slot: SimMedium(_RUIN.ljust(releases.SLOT_SIZE_BYTES, b"\xee")) for slot in SLOTS}
         record = bootrecord.initial() if self._fresh else BootRecord(seq=7, default="a")
         self.boot_control: Final = SimBootControl(self.fate, _NOWHERE, record)
         self._known: dict[str, tuple[int, SimRelease | None]] = {}
@@ -259,14 +268,29 @@ class World:
                     self.log.append("the loader could not save the try")
                 else:
                     self.boot_control.save(to_save)
+            if self.ruined:
+                slot = self._loads(slot, to_save)
             self._boots += 1
             self.log.append(f"boot {self._boots}: slot {slot}")
+            if slot == RECOVERY and self.ruined:
+                self.boot_control.running = Booted(RECOVERY, f"boot{self._boots}")
+                return
             if slot == RECOVERY or self._held(slot) is None:
                 self._wrong(f"slot {slot} boots, which holds no complete release")
                 return
             if not (self.kind == "dead" and self._holds(slot, self.new)):
                 self.boot_control.running = Booted(slot, f"boot{self._boots}")
                 return
+
+    def _loads(self, slot: str, record: BootRecord) -> str:
+        """What a loader starts that finds nothing to load in a ruined slot."""
+        if slot != RECOVERY and self._is_ruin(slot):
+            slot = bootrecord.next_when_unbootable(record, slot)
+        return RECOVERY if slot != RECOVERY and self._is_ruin(slot) else slot
+
+    def _is_ruin(self, slot: str) -> bool:
+        """Whether nothing was installed there yet; what a gate probes lies behind every image."""
+        return self.ruined and self.media[slot].now.startswith(_RUIN)
 
     def _at_rest(self) -> bool:
         record = bootrecord.newest(self.boot_control.records())[1]
@@ -296,9 +320,11 @@ class World:
             self._wrong(f"the boot record is lost: {problem.what}")
             return
         for slot in SLOTS:
-            if slot not in record.failed and self._held(slot) is None:
+            if slot not in record.failed and self._held(slot) is None and not self._is_ruin(slot):
                 self._wrong(f"slot {slot} may boot and is not complete: {record}")
-        if self._held(record.default) is None:
+        if self._held(record.default) is None and record.default not in record.failed:
+            if self._is_ruin(record.default):
+                return
             self._wrong(f"the default is not complete: {record}")
 
     def _check_end(self) -> None:
@@ -306,7 +332,13 @@ class World:
         states = [one.state for one in self.server.outcomes]
         succeeded = states == ["succeeded"]
         wanted = ("b", self.new) if succeeded else ("a", self.old)
-        if record.default != wanted[0] or not self._holds(*wanted):
+        as_told = record.default == wanted[0] and self._holds(*wanted)
+        if self.ruined:
+            bad = record.default in record.failed
+            as_told = self._holds(record.default, self.new) and not bad
+            if not succeeded:
+                as_told = bad or self._is_ruin(record.default)
+        if not as_told:
             self._wrong(f"the server believes {states}, the device runs {record.default}: {record}")
         if len(states) != 1:
             self._wrong(f"one outcome should be told, these were: {states}")

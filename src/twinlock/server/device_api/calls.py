@@ -118,13 +118,18 @@ class DeviceCalls:
         return answer(PollAnswer(wait_s=self.settings.poll_wait_s, assignment=assignment))
 
     async def _settled(self, device_id: str, view: PollView, facts: Facts, at_ms: int) -> PollView:
-        """The view after new rollouts to all are matched, and an assignment with nothing to do is closed."""
+        """The view after new rollouts to all are matched, an assignment with nothing to do is closed, and a
+        device in recovery has something to come back with."""
         for _ in range(2):
             if not rollouts.needs_change(view, facts):
                 break
             work = partial(rollouts.change, device_id=device_id, view=view, facts=facts, now_ms=at_ms)
             await self.database.submit(work)
             view = await self.database.poll_view(device_id) or view
+        if rollouts.needs_release_again(view, facts):
+            again = partial(rollouts.offer_again, device_id=device_id, view=view, facts=facts, now_ms=at_ms)
+            if await self.database.submit(again):
+                view = await self.database.poll_view(device_id) or view
         return view
 
     async def _assignment(self, view: PollView) -> Assignment:

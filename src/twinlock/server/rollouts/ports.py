@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         Rollout,
         StoredReport,
     )
-    from twinlock.server.rollouts.policy import Candidate
+    from twinlock.server.rollouts.policy import Candidate, Past
     from twinlock.server.rollouts.state import Summary
 
 
@@ -51,6 +51,10 @@ class RolloutStore(Protocol):
 
     def assign(self, number: int, device_id: str, now_ms: int) -> None:
         """Makes this rollout the device's current one; an open assignment before it becomes superseded."""
+        ...
+
+    def history(self, device_id: str, limit: int) -> Sequence[Past]:
+        """The newest assignments of a device, newest first."""
         ...
 
     def current_number(self, device_id: str) -> int:

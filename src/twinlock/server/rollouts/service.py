@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
 from twinlock.core.errors import error
-from twinlock.core.names import check_device_id, check_name, check_version
+from twinlock.core.names import RECOVERY, check_device_id, check_name, check_version
 from twinlock.server.audit.chain import append
 from twinlock.server.devices.model import Status
 from twinlock.server.rollouts.model import DEVICES_PER_ROLLOUT_MAX, Rollout, RolloutStatus
-from twinlock.server.rollouts.policy import choose
+from twinlock.server.rollouts.policy import choose, choose_again
 from twinlock.server.rollouts.state import OPEN_STATES, with_mark
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from twinlock.server.ports import PollView, Transaction
     from twinlock.server.releases.ports import Release
 
+RECOVERER: Final = "recovery"  # who makes the rollouts that bring devices back
+HISTORY_MAX: Final = 100
 _ROLLOUT_ID: Final = re.compile(r"r([1-9][0-9]{0,8})", re.ASCII)
 
 
@@ -134,3 +136,27 @@ def change(transaction: Transaction, device_id: str, view: PollView, facts: Fact
 def is_offered(view: PollView) -> bool:
     """Whether the device shall be told to run the release of its assignment."""
     return view.assignment_id is not None and view.rollout_open and view.state in OPEN_STATES
+
+
+def needs_release_again(view: PollView, facts: Facts) -> bool:
+    """Whether a device polls from its recovery system and no rollout names it."""
+    return facts.slot == RECOVERY and not is_offered(view)
+
+
+def offer_again(transaction: Transaction, device_id: str, view: PollView, facts: Facts, now_ms: int) -> bool:
+    """Makes a rollout that brings the device its own release again; see `policy`. False if there is none."""
+    # Locks the device: of two polls at once one makes the rollout, the other finds it.
+    transaction.rollouts.current_number(device_id)
+    history = transaction.rollouts.history(device_id, HISTORY_MAX)
+    if history and history[0].state in OPEN_STATES and view.state not in OPEN_STATES:
+        return True
+    told = transaction.releases.get(facts.product, facts.version) if facts.version else None
+    fits = told is not None and view.hardware in told.hardware
+    release_id = choose_again(history, told.release_id if told is not None and fits else None)
+    if release_id is None:
+        return False
+    rollout = transaction.rollouts.add(release_id, False, now_ms, RECOVERER)
+    transaction.rollouts.assign(rollout.number, device_id, now_ms)
+    what = f"{rollout.product} {rollout.version} again to {device_id}, which runs its recovery system"
+    append(transaction.audit, now_ms, RECOVERER, "rollout-created", rollout.rollout_id, what)
+    return True

@@ -9,7 +9,7 @@ from sqlalchemy import and_, case, func, insert, or_, select, update
 
 from twinlock.server.devices.model import Status
 from twinlock.server.rollouts.model import AssignmentRow, Progress, Rollout, RolloutStatus
-from twinlock.server.rollouts.policy import Candidate
+from twinlock.server.rollouts.policy import Candidate, Past
 from twinlock.server.rollouts.state import OPEN_STATES, Summary, with_mark
 from twinlock.server.store.tables import assignments, device_facts, devices, releases, reports, rollouts
 
@@ -222,6 +222,16 @@ class SqlRollouts:
         self._connection.execute(
             update(devices).where(devices.c.device_id == device_id).values(assignment_id=assignment_id)
         )
+
+    def history(self, device_id: str, limit: int) -> Sequence[Past]:
+        rows = self._connection.execute(
+            select(rollouts.c.release_id, assignments.c.state)
+            .join_from(assignments, rollouts, rollouts.c.number == assignments.c.number)
+            .where(assignments.c.device_id == device_id)
+            .order_by(assignments.c.number.desc())
+            .limit(limit)
+        )
+        return [Past(release_id, state) for release_id, state in rows]
 
     def current_number(self, device_id: str) -> int:
         self._connection.execute(

@@ -35,6 +35,9 @@ SOURCES_MAX: Final = 1024  # packed blocks of the base that one step unpacks
 SOURCE_SIZE_BYTES_MAX: Final = 8 * MIB  # what one of them unpacks to
 SOURCES_SIZE_BYTES_MAX: Final = 32 * MIB  # what they unpack to, one after the other
 PACKS_MAX: Final = 1024  # blocks that one step packs again
+FIELD_MAPS_MAX: Final = 256
+FIELD_POINTS_MAX: Final = 1 << 15  # of all maps together
+FIELDS_MAX: Final = 4096
 COVERS_MAX: Final = 1 << 16
 DIFF_RUNS_MAX: Final = 1 << 15
 

@@ -16,6 +16,7 @@ from twinlock.core.errors import error
 from twinlock.core.payload import program as programs
 from twinlock.core.payload.base import Base
 from twinlock.core.payload.bytewise import add_into
+from twinlock.core.payload.moving import finish, move
 from twinlock.core.payload.program import Program
 from twinlock.core.payload.repack import repack
 from twinlock.core.payload.streams import unpack
@@ -47,12 +48,16 @@ def _step(reader: Reader, room_bytes: int, number: int, base: Base) -> bytearray
     program_size_bytes = reader.value(limits.PROGRAM_SIZE_BYTES_MAX, "program", 1)
     packed = reader.take(reader.value(limits.PART_SIZE_BYTES_MAX, "packed program", 1))
     program = programs.parse(unpack(codec, packed, program_size_bytes, number), output_size_bytes, number)
-    text = apply(program, read_window(base, program, number))
+    window = read_window(base, program, number)
+    move(window, program.fields)
+    text = apply(program, window)
+    del window
+    finish(text, program.fields)
     return repack(text, program.packs, output_size_bytes, number) if program.packs else text
 
 
 def apply(program: Program, window: bytearray) -> bytearray:
-    """The text of a checked program; `window` has the bytes of its ranges."""
+    """What covers, literals and differences of a checked program make; `window` is complete and moved."""
     text = bytearray(program.text_size_bytes)
     into, out_of, literals = memoryview(text), memoryview(window), program.literals
     position = taken = 0

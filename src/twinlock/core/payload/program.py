@@ -8,15 +8,16 @@ The control is made of varints; a column is that many numbers one behind the oth
     window    count; if there are sources, a column of sources (0: the base itself, 1: the first source ...);
               offsets relative to the end of the range before (signed); lengths. The window is these ranges
               of the base, or of what a source unpacks to, one behind the other.
+    packs     count; if 0, the text is the output. Else the text's size, and for each: codec u8; unless it
+              is 0, level and the library's version (size u8, ASCII); start, relative to the end of the pack
+              before (signed); history; length; skip; take. Pieces of the text, packed; `take` bytes of each
+              after `skip` are the output, one behind the other.
+    fields    addresses to be moved in the window, and finished in the text: see `fields`
     covers    count; places in the window, relative to the end of the cover before (signed); gaps; lengths.
               The text is, for each cover, `gap` literals and then `length` bytes of the window; literals
               fill what remains.
     runs      count; gaps; lengths. Stretches of the text to which differences are added, byte by byte,
               modulo 256.
-    packs     count; if 0, the text is the output. Else the text's size, and for each: codec u8; unless it
-              is 0, level and the library's version (size u8, ASCII); start, relative to the end of the pack
-              before (signed); history; length; skip; take. Pieces of the text, packed; `take` bytes of each
-              after `skip` are the output, one behind the other.
 
 Everything that sizes memory is bounded and checked here, before it is allocated.
 """
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Final
 from twinlock.core import limits
 from twinlock.core.errors import error
 from twinlock.core.payload.base import decode_ranges
+from twinlock.core.payload.fields import Fields, decode_fields
 from twinlock.core.payload.libraries import LZ4_HISTORY_BYTES_MAX
 from twinlock.core.payload.varints import Reader
 
@@ -97,10 +99,11 @@ class Program:
 
     sources: list[Source]
     window: list[WindowRange]
-    covers: Covers
-    runs: tuple[array[int], array[int]]
     packs: list[Pack]
     text_size_bytes: int
+    fields: Fields
+    covers: Covers
+    runs: tuple[array[int], array[int]]
     literals: memoryview
     differences: memoryview
 
@@ -115,10 +118,12 @@ def parse(data: bytes, output_size_bytes: int, number: int) -> Program:
     control = Reader(whole.take(whole.value(len(data), "control")), number)
     sources = _sources(control, number)
     window = _window(control, sources, number)
-    covers = _covers(control, sum(part.length for part in window), number)
+    window_size_bytes = sum(part.length for part in window)
+    text_size_bytes, packs = _packs(control, output_size_bytes, number)
+    fields = decode_fields(control, window_size_bytes, text_size_bytes, number)
+    covers = _covers(control, window_size_bytes, number)
     count = control.value(limits.DIFF_RUNS_MAX, "runs")
     runs = control.column(count), control.column(count)
-    text_size_bytes, packs = _packs(control, output_size_bytes, number)
     control.end()
     if sum(runs[0]) + sum(runs[1]) > text_size_bytes:
         raise error("payload-malformed", f"part {number} has differences behind its text")
@@ -128,7 +133,7 @@ def parse(data: bytes, output_size_bytes: int, number: int) -> Program:
     literals = whole.take(literal_count)
     differences = whole.take(sum(runs[1]))
     whole.end()
-    return Program(sources, window, covers, runs, packs, text_size_bytes, literals, differences)
+    return Program(sources, window, packs, text_size_bytes, fields, covers, runs, literals, differences)
 
 
 def _sources(control: Reader, number: int) -> list[Source]:

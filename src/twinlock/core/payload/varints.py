@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from array import array
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from twinlock.core.errors import error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 BYTES_MAX: Final = 6  # 42 bits: more than any offset in an image
 _SHIFT_MAX: Final = 7 * (BYTES_MAX - 1)
@@ -91,3 +94,8 @@ def encode(value: int) -> bytes:
 def fold(value: int) -> int:
     """A number that may be negative as one that is not: 0, -1, 1, -2, 2 become 0, 1, 2, 3, 4."""
     return value << 1 if value >= 0 else ~(value << 1)
+
+
+def column(values: Iterable[int]) -> bytes:
+    """Numbers one behind the other."""
+    return b"".join(map(encode, values))

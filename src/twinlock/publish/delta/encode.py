@@ -16,6 +16,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -25,12 +26,16 @@ from twinlock.core.durable import fsync_dir, os_errors
 from twinlock.core.errors import error
 from twinlock.core.payload import container
 from twinlock.core.payload.parts import Part
+from twinlock.publish.delta.analysing import Analyst
 from twinlock.publish.delta.blocks import BlockIndex
+from twinlock.publish.delta.executables import Known
 from twinlock.publish.delta.files.detect import map_files
+from twinlock.publish.delta.model import Window
 from twinlock.publish.delta.pairing import Pairing
 from twinlock.publish.delta.references import Reference
-from twinlock.publish.delta.segments import EncodedSegment, Encoder
-from twinlock.publish.delta.stretches import Cutter
+from twinlock.publish.delta.segments import EncodedSegment, Encoder, MappedBase
+from twinlock.publish.delta.squashing import BlockCutter
+from twinlock.publish.delta.stretches import KernelCutter, unpacked_name
 
 JOBS_MAX: Final = 8  # each takes up to 200 MiB, all together at most 2 GiB
 _AHEAD: Final = 4  # segments in flight for each job
@@ -125,47 +130,87 @@ def _sha256(data: mmap) -> bytes:
 # --- one encoder for each process
 
 
-def _encoder(old: mmap, new: mmap) -> Encoder:
-    _, old_map = map_files(old)
-    _, new_map = map_files(new)
-    pairing = Pairing(old_map.files)
-    reference = Reference(old_map, new_map, pairing, len(old))
-    return Encoder(old, new, BlockIndex.build(old), reference, Cutter(old, new, new_map, pairing))
+class _Workshop:
+    """Both images, their files, and what encodes segments and analyses executables."""
+
+    def __init__(self, old: mmap, new: mmap) -> None:
+        _, old_map = map_files(old)
+        _, self.new_map = map_files(new)
+        pairing = Pairing(old_map.files)
+        self._old = old
+        self._new = new
+        self._reference = Reference(old_map, self.new_map, pairing, len(old))
+        new_window = Window(MappedBase(new))
+        packed = any(file.packed for file in self.new_map.files)
+        self._kernels = None if packed else KernelCutter(old, new, self.new_map, pairing)
+        self._cutter = self._kernels or BlockCutter(old, new, self._reference, new_window)
+        self.analyst = Analyst(Window(MappedBase(old)), new_window, self.new_map, pairing, self._kernels)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """Made when first needed: its index reads all of the base."""
+        kernels = self._kernels.known() if self._kernels else []
+        return Encoder(
+            self._old, self._new, BlockIndex.build(self._old), self._reference, self._cutter, kernels
+        )
+
+    def names(self, number: int) -> set[str]:
+        """Names of all files that a segment has pieces of, and of what they unpack to."""
+        start = number * limits.SEGMENT_SIZE_BYTES
+        end = min(start + limits.SEGMENT_SIZE_BYTES, len(self._new))
+        files = [piece.file for piece in self.new_map.pieces(start, end) if piece.file]
+        return {name for file in files for name in (file.path, unpacked_name(file))}
 
 
-_worker: list[Encoder] = []
+_worker: list[_Workshop] = []
 
 
 def _start_worker(base: Path, image: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that was interrupted ends this one
     with base.open("rb") as old, image.open("rb") as new:
         views = mmap(old.fileno(), 0, access=ACCESS_READ), mmap(new.fileno(), 0, access=ACCESS_READ)
-    _worker.append(_encoder(*views))
+    _worker.append(_Workshop(*views))
 
 
-def _work(number: int) -> EncodedSegment:
-    return _worker[0].encode(number)
+def _analyse(name: str) -> Known | None:
+    return _worker[0].analyst.analyse(name)
+
+
+def _encode(number: int, known: dict[str, Known]) -> EncodedSegment:
+    return _worker[0].encoder.encode(number, known)
 
 
 def _segments(base: Path, image: Path, count: int, jobs: int) -> Iterator[EncodedSegment]:
     """Every segment, encoded, in order; at most `_AHEAD` for each job are in memory."""
-    if jobs == 1:
-        with _mapped(base) as old, _mapped(image) as new:
-            encoder = _encoder(old, new)
+    with _mapped(base) as old, _mapped(image) as new:
+        workshop = _Workshop(old, new)
+        if jobs == 1:
+            analysed = {name: workshop.analyst.analyse(name) for name in workshop.analyst.names()}
+            known = {name: found for name, found in analysed.items() if found is not None}
             for number in range(count):
-                yield encoder.encode(number)
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context, _start_worker, (base, image))
+                yield workshop.encoder.encode(number, known)
+            return
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(jobs, context, _start_worker, (base, image))
+        try:
+            yield from _in_pool(pool, workshop, count, jobs)
+        except BrokenProcessPool as problem:
+            raise error("internal", "an encoding process ended by itself; memory may be short") from problem
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _in_pool(
+    pool: ProcessPoolExecutor, workshop: _Workshop, count: int, jobs: int
+) -> Iterator[EncodedSegment]:
+    names = workshop.analyst.names()
+    analysed = dict(zip(names, pool.map(_analyse, names), strict=True))
+    known = {name: found for name, found in analysed.items() if found is not None}
     pending: deque[Future[EncodedSegment]] = deque()
-    try:
-        for number in range(count):
-            if len(pending) == jobs * _AHEAD:
-                yield pending.popleft().result()
-            pending.append(pool.submit(_work, number))
-        while pending:
+    for number in range(count):
+        if len(pending) == jobs * _AHEAD:
             yield pending.popleft().result()
-    except BrokenProcessPool as problem:
-        raise error("internal", "an encoding process ended by itself; memory may be short") from problem
-    finally:
-        pool.shutdown(cancel_futures=True)
+        needed = {name: known[name] for name in sorted(workshop.names(number) & known.keys())}
+        pending.append(pool.submit(_encode, number, needed))
+    while pending:
+        yield pending.popleft().result()

@@ -6,7 +6,7 @@ The layout is described in `twinlock.core.payload.program`, which reads it.
 from __future__ import annotations
 
 import lzma
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from twinlock.core import limits
 from twinlock.core.payload import streams
+from twinlock.core.payload.fields import NONE, Fields
 from twinlock.core.payload.program import RAW, Pack
-from twinlock.core.payload.varints import encode, fold
+from twinlock.core.payload.varints import column, encode, fold
 from twinlock.core.zstd import CompressionParameter, compress
 from twinlock.publish.delta.covers import Cover
+from twinlock.publish.delta.fields.writing import encode_fields
 from twinlock.publish.delta.model import Block, Ref, sources_of
 
 Bytes = NDArray[np.uint8]
@@ -44,18 +46,27 @@ def encode_ranges(ranges: Sequence[tuple[int, int]]) -> bytes:
 
 
 def build_program(
-    refs: Sequence[Ref], window: bytes, text: bytes, covers: list[Cover], packs: Sequence[Pack] = ()
+    refs: Sequence[Ref],
+    window: bytes | bytearray,
+    text: bytes | bytearray,
+    covers: list[Cover],
+    packs: Sequence[Pack] = (),
+    fields: Fields = NONE,
 ) -> bytes:
-    """The program that makes `text` from `window`, which has the bytes of `refs`, and packs it."""
+    """The program that makes `text` from `window`, and packs it.
+
+    The window has the bytes of `refs` with the addresses of `fields` moved, the text has them not finished.
+    """
     covers = _bounded(covers)
     old, new = np.frombuffer(window, np.uint8), np.frombuffer(text, np.uint8)
     literals, differences = _split(old, new, covers)
     control = b"".join(
         (
             _window(refs),
+            _packs(packs, len(text)),
+            encode_fields(fields),
             _covers(covers),
             column([len(differences.gaps), *differences.gaps, *differences.lengths]),
-            _packs(packs, len(text)),
         )
     )
     return b"".join((encode(len(control)), control, literals, differences.data))
@@ -173,8 +184,3 @@ def _runs(differing: Bytes) -> Differences:
     gaps = starts - np.concatenate(([0], ends[:-1]))
     data = b"".join(differing[start:end].tobytes() for start, end in zip(starts, ends, strict=True))
     return Differences(gaps.tolist(), (ends - starts).tolist(), data)
-
-
-def column(values: Iterable[int]) -> bytes:
-    """Numbers one behind the other."""
-    return b"".join(map(encode, values))

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from mmap import mmap
 from typing import Final
 
 from twinlock.core import limits
 from twinlock.core.errors import error
+from twinlock.core.payload.moving import unfinish
 from twinlock.core.payload.parts import Copy, Part, Patch, Prefix, Zero, Zstd, decode_part, is_zero
 from twinlock.core.payload.prefix import PREFIX_SIZE_BYTES_MIN
 from twinlock.core.payload.program import Pack
 from twinlock.core.zstd import CompressionParameter, ZstdCompressor, ZstdDict, compress
 from twinlock.publish.delta.blocks import BlockIndex
 from twinlock.publish.delta.covers import find_covers
-from twinlock.publish.delta.model import Ref, Window
+from twinlock.publish.delta.executables import Known, Located, Prepared, prepare
+from twinlock.publish.delta.fields.pruning import pruned
+from twinlock.publish.delta.locating import Locator
+from twinlock.publish.delta.model import Ref, Window, size_of
 from twinlock.publish.delta.program import build_program, encode_ranges, pack_step
 from twinlock.publish.delta.references import Reference
-from twinlock.publish.delta.stretches import Cutter, Raw
+from twinlock.publish.delta.stretches import Cutter, Packed, Raw, Unpacked
 from twinlock.publish.delta.trim import trimmed
 
 ZSTD_LEVEL: Final = 19
@@ -48,23 +52,37 @@ class Encoder:
     """What every segment is encoded with; the same for all of them."""
 
     def __init__(
-        self, base: mmap, image: mmap, index: BlockIndex, reference: Reference, cutter: Cutter
+        self,
+        base: mmap,
+        image: mmap,
+        index: BlockIndex,
+        reference: Reference,
+        cutter: Cutter,
+        kernels: Iterable[Unpacked] = (),
     ) -> None:
         self._base = base
         self._image = image
         self._index = index
         self._reference = reference
         self._cutter = cutter
+        self._locator = Locator(reference.old, reference.new)
+        for kernel in kernels:
+            self._locator.add(kernel)
         self._decoding_base = MappedBase(base)
         self._window = Window(self._decoding_base)
 
-    def encode(self, number: int) -> EncodedSegment:
-        """The smallest form of segment `number`. Raises InternalError when it does not decode to itself."""
+    def encode(self, number: int, known: Mapping[str, Known]) -> EncodedSegment:
+        """The smallest form of segment `number`. Raises InternalError when it does not decode to itself.
+
+        `known` is what is known of the executables that the segment has pieces of, by name.
+        """
         start = number * limits.SEGMENT_SIZE_BYTES
         segment = self._image[start : start + limits.SEGMENT_SIZE_BYTES]
         if is_zero(segment):
             return EncodedSegment(Zero(), b"")
-        found = self._copy(segment) or min(self._forms(segment, start), key=lambda form: len(form.data))
+        found = self._copy(segment) or min(
+            self._forms(segment, start, known), key=lambda form: len(form.data)
+        )
         if decode_part(found.part, found.data, len(segment), number, self._decoding_base) != segment:
             raise error("internal", f"segment {number} does not decode to itself")
         return found
@@ -75,26 +93,37 @@ class Encoder:
             return None
         return EncodedSegment(Copy(tuple(ranges)), b"")
 
-    def _forms(self, segment: bytes, start: int) -> list[EncodedSegment]:
-        forms = [_stored(Patch, self._patch(start, start + len(segment)))]
+    def _forms(self, segment: bytes, start: int, known: Mapping[str, Known]) -> list[EncodedSegment]:
+        steps = [self._step(stretch, known) for stretch in self._cutter.cut(start, start + len(segment))]
+        forms = [_stored(Patch, b"".join(steps))]
         if len(forms[0].data) > POOR_PATCH_BYTES:
             forms.append(_stored(Zstd, compress(segment, ZSTD_LEVEL)))
         return forms
 
-    def _patch(self, start: int, end: int) -> bytes:
-        steps = []
-        for stretch in self._cutter.cut(start, end):
-            if isinstance(stretch, Raw):
-                refs = self._reference.refs(stretch.start, stretch.end)
-                steps.append(self._step(self._image[stretch.start : stretch.end], refs))
-            else:
-                steps.append(self._step(stretch.text, stretch.refs, stretch.packs))
-        return b"".join(steps)
-
-    def _step(self, text: bytes, refs: Sequence[Ref], packs: Sequence[Pack] = ()) -> bytes:
-        refs, covers = trimmed(refs, find_covers(self._window.read(refs), text))
-        program = build_program(refs, self._window.read(refs), text, covers, packs)
+    def _step(self, stretch: Raw | Packed, known: Mapping[str, Known]) -> bytes:
+        packs: Sequence[Pack] = ()
+        if isinstance(stretch, Raw):
+            refs: Sequence[Ref] = self._reference.refs(stretch.start, stretch.end)
+            text = self._image[stretch.start : stretch.end]
+        else:
+            refs, text, packs = stretch.refs, stretch.text, stretch.packs
+        located = self._locator.text(stretch)
+        window, prepared = self._moved(refs, located, known)
+        unfinished = bytearray(text)
+        unfinish(unfinished, prepared.fields)
+        covers = find_covers(bytes(window[: size_of(refs)]), bytes(unfinished))
+        refs, covers = trimmed(refs, covers)
+        window, prepared = self._moved(refs, located, known)
+        program = build_program([*refs, *prepared.tables], window, unfinished, covers, packs, prepared.fields)
         return pack_step(program, sum(pack.take for pack in packs) or len(text))
+
+    def _moved(
+        self, refs: Sequence[Ref], text: Sequence[Located], known: Mapping[str, Known]
+    ) -> tuple[bytearray, Prepared]:
+        """The window of the refs, its addresses moved, and the fields that did it."""
+        prepared = prepare(known, self._locator.window(refs), size_of(refs), text, self._locator.refs)
+        window = bytearray(self._window.read([*refs, *prepared.tables]))
+        return window, replace(prepared, fields=pruned(window, prepared.fields))
 
 
 def _stored(kind: type[Zstd | Patch | Prefix], data: bytes) -> EncodedSegment:

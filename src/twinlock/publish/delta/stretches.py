@@ -5,12 +5,13 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
 from mmap import mmap
-from typing import Final
+from typing import Final, Protocol
 
 from twinlock.core import limits
 from twinlock.core.payload.program import Pack
+from twinlock.publish.delta.executables import Located
+from twinlock.publish.delta.fields.cutting import Stretch
 from twinlock.publish.delta.files.model import ImageFile, ImageMap
 from twinlock.publish.delta.kernels import (
     KERNEL_SIZE_BYTES_MAX,
@@ -24,6 +25,7 @@ from twinlock.publish.delta.model import Block, Ref
 from twinlock.publish.delta.pairing import Pairing
 
 AROUND_BYTES: Final = 512 * limits.KIB
+KERNEL_SIZE_BYTES_MIN: Final = limits.MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +38,46 @@ class Raw:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Bytes of the image that are `text`, packed; `refs` is what it may resemble."""
+    """Bytes of the image that are `text`, packed; `refs` is what it may resemble, `located` what is in it."""
 
     text: bytes
     packs: tuple[Pack, ...]
     refs: tuple[Ref, ...]
+    located: tuple[Located, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes of the image it is."""
+        return sum(pack.take for pack in self.packs)
 
 
 @dataclass(frozen=True, slots=True)
-class _Kernel:
+class Unpacked:
+    """A kernel of the base: its name, and the blocks that its unpacked bytes come from."""
+
+    name: str
+    blocks: tuple[Block, ...]
+
+    def refs(self, low: int, high: int) -> list[Ref]:
+        """Refs to the unpacked bytes `low` to `high`, as far as there are any."""
+        found = []
+        start = 0
+        for block in self.blocks:
+            first, last = max(low, start), min(high, start + block.size_bytes)
+            if first < last:
+                found.append(Ref(block, first - start, last - first))
+            start += block.size_bytes
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
     """A kernel of the image, and the older one of the base."""
 
+    name: str
     blocks: tuple[KernelBlock, ...]
     packed: tuple[PackedBlock, ...]
-    older: tuple[Block, ...]
+    older: Unpacked
 
     def at(self, offset: int) -> int | None:
         """The number of the block that the file's byte at `offset` is in."""
@@ -63,30 +91,56 @@ class _Kernel:
         index = bisect.bisect_right(self.blocks, offset, key=lambda block: block.start)
         return self.blocks[index].start if index < len(self.blocks) else None
 
-    def refs(self, index: int, start: int, end: int) -> tuple[Ref, ...]:
-        """The older kernel's unpacked bytes around the same place as block `index`'s `start` to `end`."""
-        before = sum(len(block.plain) for block in self.blocks[:index])
-        low, high = before + start - AROUND_BYTES, before + end + AROUND_BYTES
-        found = []
-        ends = accumulate(block.size_bytes for block in self.older)
-        for block, block_end in zip(self.older, ends, strict=True):
-            block_start = block_end - block.size_bytes
-            first, last = max(low, block_start), min(high, block_end)
-            if first < last:
-                found.append(Ref(block, first - block_start, last - first))
-        return tuple(found)
+    def before(self, index: int) -> int:
+        """How many unpacked bytes are before block `index`."""
+        return sum(len(block.plain) for block in self.blocks[:index])
+
+    @property
+    def plain(self) -> bytes:
+        """All unpacked bytes."""
+        return b"".join(block.plain for block in self.blocks)
 
 
-class Cutter:
+class Cutter(Protocol):
+    """Cuts an image into stretches."""
+
+    def cut(self, start: int, end: int) -> list[Raw | Packed]:
+        """The image's bytes `start` to `end` as stretches, in order, without gaps."""
+        ...
+
+
+class KernelCutter:
     """Knows which files of an image are kernels that can be unpacked and packed again."""
 
     def __init__(self, base: mmap, image: mmap, new: ImageMap, pairing: Pairing) -> None:
+        self._base = base
+        self._image = image
         self._new = new
-        self._kernels: dict[str, _Kernel] = {}
-        for file in new.files:
-            kernel = _kernel(file, base, image, pairing)
-            if kernel is not None:
-                self._kernels[file.path] = kernel
+        self._pairing = pairing
+        self._kernels: dict[str, Kernel | None] = {}
+
+    def kernel(self, file: ImageFile) -> Kernel | None:
+        """The kernel in a file; None for any other file, or when there is no older one, or no way back."""
+        if not KERNEL_SIZE_BYTES_MAX >= file.size_bytes >= KERNEL_SIZE_BYTES_MIN:
+            return None
+        if file.path not in self._kernels:
+            self._kernels[file.path] = self._find(file)
+        return self._kernels[file.path]
+
+    def known(self) -> list[Unpacked]:
+        """The base's kernels that any file of the image has for an older one."""
+        found = (self.kernel(file) for file in self._new.files)
+        return [kernel.older for kernel in found if kernel is not None]
+
+    def _find(self, file: ImageFile) -> Kernel | None:
+        for old in self._pairing.older(file):
+            blocks = _read_blocks(file, self._image)
+            older = _read_blocks(old, self._base) if blocks else []
+            packed = reproducible(blocks) if older else []
+            if packed:
+                unpacked = Unpacked(unpacked_name(old), tuple(kernel_sources(old, older)))
+                return Kernel(unpacked_name(file), tuple(blocks), tuple(packed), unpacked)
+        return None
 
     def cut(self, start: int, end: int) -> list[Raw | Packed]:
         """The image's bytes `start` to `end` as stretches, in order, without gaps."""
@@ -101,7 +155,7 @@ class Cutter:
 
     def _stretches(self, start: int, end: int) -> Iterator[Raw | Packed]:
         for piece in self._new.pieces(start, end):
-            kernel = self._kernels.get(piece.file.path) if piece.file else None
+            kernel = self.kernel(piece.file) if piece.file else None
             if kernel is None:
                 yield Raw(piece.image_offset, piece.image_offset + piece.length)
                 continue
@@ -109,7 +163,12 @@ class Cutter:
             yield from _of_kernel(kernel, piece.file_offset, piece.file_offset + piece.length, shift)
 
 
-def _of_kernel(kernel: _Kernel, start: int, end: int, shift: int) -> Iterator[Raw | Packed]:
+def unpacked_name(file: ImageFile) -> str:
+    """What the unpacked bytes of a file are called; no file's path has this form."""
+    return file.path + "\0unpacked"
+
+
+def _of_kernel(kernel: Kernel, start: int, end: int, shift: int) -> Iterator[Raw | Packed]:
     """The kernel file's bytes `start` to `end`, which lie `shift` later in the image."""
     while start < end:
         index = kernel.at(start)
@@ -124,25 +183,16 @@ def _of_kernel(kernel: _Kernel, start: int, end: int, shift: int) -> Iterator[Ra
         for piece in kernel.packed[index].pieces(start - block.start, stop - block.start):
             if isinstance(piece, Piece):
                 text = block.plain[piece.start : piece.end]
-                yield Packed(text, (piece.pack,), kernel.refs(index, piece.start, piece.end))
+                offset = kernel.before(index) + piece.start
+                refs = kernel.older.refs(offset - AROUND_BYTES, offset + len(text) + AROUND_BYTES)
+                located = Located(kernel.name, Stretch(0, offset, len(text)))
+                yield Packed(text, (piece.pack,), tuple(refs), (located,))
                 position += piece.pack.take
             else:
                 low, high = piece
                 yield Raw(block.start + low + shift, block.start + high + shift)
                 position = block.start + high
         start = stop
-
-
-def _kernel(file: ImageFile, base: mmap, image: mmap, pairing: Pairing) -> _Kernel | None:
-    if not KERNEL_SIZE_BYTES_MAX >= file.size_bytes >= limits.MIB:
-        return None
-    for old in pairing.older(file):
-        blocks = _read_blocks(file, image)
-        older = _read_blocks(old, base) if blocks else []
-        packed = reproducible(blocks) if older else []
-        if packed:
-            return _Kernel(tuple(blocks), tuple(packed), tuple(kernel_sources(old, older)))
-    return None
 
 
 def _read_blocks(file: ImageFile, image: mmap) -> list[KernelBlock]:

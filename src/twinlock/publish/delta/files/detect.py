@@ -6,10 +6,14 @@ from collections.abc import Callable
 from mmap import mmap
 from typing import Final
 
-from twinlock.publish.delta.files import ext4
+from twinlock.publish.delta.files import erofs, ext4, squashfs
 from twinlock.publish.delta.files.model import ImageFile, ImageMap, UnreadableError
 
-_PARSERS: Final[tuple[tuple[str, Callable[[mmap], list[ImageFile]]], ...]] = (("ext4", ext4.files),)
+_PARSERS: Final[tuple[tuple[str, Callable[[mmap], list[ImageFile]]], ...]] = (
+    ("ext4", ext4.files),
+    ("erofs", erofs.files),
+    ("squashfs", squashfs.files),
+)
 
 
 def map_files(image: mmap) -> tuple[str, ImageMap]:

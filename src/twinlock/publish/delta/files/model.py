@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from twinlock.publish.delta.model import Block, Ref
+
 FILES_MAX: Final = 4_000_000
 DEPTH_MAX: Final = 256
 
@@ -28,12 +30,33 @@ class Extent:
 
 
 @dataclass(frozen=True, slots=True)
+class PackedExtent:
+    """`length` bytes of a file, from `file_offset`: what `block` unpacks to, from `block_offset`."""
+
+    file_offset: int
+    block: Block
+    block_offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class ImageFile:
     """A regular file: its path from the root (no leading slash), size in bytes, extents in file order."""
 
     path: str
     size_bytes: int
     extents: tuple[Extent, ...]
+    packed: tuple[PackedExtent, ...] = ()
+
+    def refs(self, start: int, end: int) -> Iterator[Ref]:
+        """What is stored of the file's bytes `start` to `end`: plain extents, then packed ones."""
+        for offset, length in self.ranges(start, end):
+            yield Ref(None, offset, length)
+        for extent in self.packed:
+            low = max(start, extent.file_offset)
+            high = min(end, extent.file_offset + extent.length)
+            if low < high:
+                yield Ref(extent.block, extent.block_offset + low - extent.file_offset, high - low)
 
     def ranges(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """(image offset, length) of what is stored of the file's bytes `start` to `end`, in file order."""

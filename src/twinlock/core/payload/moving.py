@@ -1,0 +1,199 @@
+"""Moving addresses: the arithmetic of the fields that `fields` describes."""
+
+from __future__ import annotations
+
+import re
+import struct
+import sys
+from array import array
+from bisect import bisect_right
+from typing import TYPE_CHECKING, Final
+
+from twinlock.core.payload.fields import Field, Fields, Kind, Shifts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_BIG: Final = sys.byteorder == "big"
+_TYPES: Final = {4: "I", 8: "Q"}
+_FORMATS: Final = {4: "<I", 8: "<Q"}
+_MASK32: Final = 0xFFFFFFFF
+# x86: a displacement of at most 64 MiB follows these patterns. It is looked at, not taken, so that the next
+# match may begin inside it if this one is none. A literal first byte makes a search fast.
+_ONE_BRANCH: Final = bytes(0xE8 if byte == 0xE9 else byte for byte in range(256))
+_X86: Final = (
+    re.compile(rb"\xe8(?=...[\x00-\x03\xfc-\xff])", re.DOTALL),
+    re.compile(rb"\x0f[\x80-\x8f](?=...[\x00-\x03\xfc-\xff])", re.DOTALL),
+    re.compile(rb"[\x05\x0d\x15\x1d\x25\x2d\x35\x3d](?=...[\x00-\x03\xfc-\xff])", re.DOTALL),
+)
+_ARM64_BRANCH_MASK: Final = 0x7C000000  # B and BL differ in the top bit alone
+_ARM64_BRANCH: Final = 0x14000000
+
+
+def move(window: bytearray, fields: Fields) -> None:
+    """Rewrites the addresses of a window in place."""
+    for field in fields.window:
+        _MOVERS[field.kind](window, field, fields.maps[field.map])
+
+
+def finish(text: bytearray, fields: Fields) -> None:
+    """Makes the addresses of a text relative to themselves again, in place."""
+    for field in fields.text:
+        _rebase(text, field, -1)
+
+
+def unfinish(text: bytearray, fields: Fields) -> None:
+    """Turns `finish` back: the text as the encoder matches it."""
+    for field in fields.text:
+        _rebase(text, field, 1)
+
+
+def _rebase(data: bytearray, field: Field, sign: int) -> None:
+    numbers, own = _own_addresses(data, field)
+    changed = [value + sign * address & _MASK32 for value, address in zip(numbers, own, strict=True)]
+    _put(data, field, changed)
+
+
+def _own_addresses(data: bytearray, field: Field) -> tuple[Sequence[int], Sequence[int]]:
+    """The 4-byte numbers of a field that is relative to itself, and the address that each has."""
+    if field.kind is Kind.RELATIVE:
+        return _get(data, field), range(
+            field.address, field.address + field.stride * field.count, field.stride
+        )
+    places = _frames(data, field)
+    shift = field.address - field.place
+    return [struct.unpack_from("<I", data, place)[0] for place in places], [place + shift for place in places]
+
+
+def _frames(data: bytearray, field: Field) -> list[int]:
+    """Where the first addresses of .eh_frame's entries are (System V ABI, DWARF's CIE and FDE)."""
+    found = []
+    place, end = field.place, field.place + field.length
+    while place + 12 <= end:
+        length, identity = struct.unpack_from("<II", data, place)
+        if identity and length >= 8:
+            found.append(place + 8)
+        place += 4 + length
+    return found
+
+
+def _words(window: bytearray, field: Field, shifts: Shifts) -> None:
+    starts, moves, bias, adjust = shifts.starts, shifts.shifts, field.bias, field.adjust
+    mask = (1 << 8 * field.width) - 1
+    _put(
+        window,
+        field,
+        [
+            value + moves[bisect_right(starts, value + bias & mask)] + adjust & mask
+            for value in _get(window, field)
+        ],
+    )
+
+
+def _relative(window: bytearray, field: Field, shifts: Shifts) -> None:
+    starts, moves = shifts.starts, shifts.shifts
+    numbers, own = _own_addresses(window, field)
+    targets = [value + address & _MASK32 for value, address in zip(numbers, own, strict=True)]
+    _put(window, field, [target + moves[bisect_right(starts, target)] & _MASK32 for target in targets])
+
+
+def _x86(window: bytearray, field: Field, shifts: Shifts) -> None:
+    code = bytes(window[field.place : field.place + field.length])
+    branches, jumps, displacements = _X86
+    ends = [match.end() for match in branches.finditer(code.translate(_ONE_BRANCH))]
+    ends += [match.end() for match in jumps.finditer(code)]
+    ends += [match.end() for match in displacements.finditer(code)]
+    ends.sort()
+    starts, moves = shifts.starts, shifts.shifts
+    first, low, high = field.address, starts[0], starts[-1]
+    index = bisect_right(starts, first)
+    behind = starts[index] - first if index < len(starts) else len(code)
+    number = struct.Struct("<i").unpack_from
+    free = 0
+    for at in ends:
+        if at < free:
+            continue
+        (offset,) = number(code, at)
+        target = first + at + 4 + offset
+        if not low <= target < high:
+            continue
+        free = at + 4
+        while at >= behind:
+            index += 1
+            behind = starts[index] - first if index < len(starts) else len(code)
+        change = moves[bisect_right(starts, target)] - moves[index]
+        if change:
+            struct.pack_into("<I", window, field.place + at, offset + change & _MASK32)
+
+
+def _arm64(window: bytearray, field: Field, shifts: Shifts) -> None:
+    numbers = _load(window, field.place, field.length // 4 * 4, 4)
+    starts, moves, first = shifts.starts, shifts.shifts, field.address
+    for index, word in enumerate(numbers):
+        if word & _ARM64_BRANCH_MASK != _ARM64_BRANCH:
+            continue
+        own = first + 4 * index
+        offset = (word & 0x3FFFFFF) - ((word & 0x2000000) << 1)
+        change = moves[bisect_right(starts, own + 4 * offset)] - moves[bisect_right(starts, own)]
+        if change and not change & 3:
+            numbers[index] = word & 0xFC000000 | offset + (change >> 2) & 0x3FFFFFF
+    _store(window, field.place, numbers)
+
+
+def _listed(window: bytearray, field: Field, shifts: Shifts) -> None:
+    starts, moves, bias = shifts.starts, shifts.shifts, field.bias
+    kind, mask = _FORMATS[field.width], (1 << 8 * field.width) - 1
+    last = field.length - field.width
+    for entry in _load(window, field.table, 4 * field.count, 4):
+        at = entry - field.address & _MASK32
+        if at <= last:
+            (value,) = struct.unpack_from(kind, window, field.place + at)
+            change = moves[bisect_right(starts, value + bias & mask)]
+            struct.pack_into(kind, window, field.place + at, value + change & mask)
+
+
+def _get(data: bytearray, field: Field) -> Sequence[int]:
+    """The numbers of a row, each `stride` bytes behind the one before."""
+    if field.stride % field.width:
+        kind, width = _FORMATS[field.width], field.width
+        places = range(field.place, field.place + field.length - width + 1, field.stride)
+        return [struct.unpack_from(kind, data, place)[0] for place in places]
+    return _load(data, field.place, field.length, field.width)[:: field.stride // field.width]
+
+
+def _put(data: bytearray, field: Field, values: Sequence[int]) -> None:
+    """Writes what `_get` or `_own_addresses` has read, changed."""
+    if field.kind is Kind.FRAMES:
+        for place, value in zip(_frames(data, field), values, strict=True):
+            struct.pack_into("<I", data, place, value)
+    elif field.stride % field.width:
+        for index, value in enumerate(values):
+            struct.pack_into(_FORMATS[field.width], data, field.place + index * field.stride, value)
+    else:
+        numbers = _load(data, field.place, field.length, field.width)
+        numbers[:: field.stride // field.width] = array(_TYPES[field.width], values)
+        _store(data, field.place, numbers)
+
+
+def _load(data: bytearray, place: int, length: int, width: int) -> array[int]:
+    numbers = array(_TYPES[width], bytes(data[place : place + length]))
+    if _BIG:
+        numbers.byteswap()
+    return numbers
+
+
+def _store(data: bytearray, place: int, numbers: array[int]) -> None:
+    if _BIG:
+        numbers.byteswap()
+    raw = numbers.tobytes()
+    data[place : place + len(raw)] = raw
+
+
+_MOVERS: Final[dict[Kind, Callable[[bytearray, Field, Shifts], None]]] = {
+    Kind.WORDS: _words,
+    Kind.RELATIVE: _relative,
+    Kind.X86: _x86,
+    Kind.ARM64: _arm64,
+    Kind.FRAMES: _relative,
+    Kind.LISTED: _listed,
+}

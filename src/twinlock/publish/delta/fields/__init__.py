@@ -1,0 +1,1 @@
+"""Finding addresses in executables, and where the newer file moved what they refer to."""

@@ -1,0 +1,102 @@
+"""Votes: where branches say that their targets went.
+
+A branch at an aligned place has a target in the older file and one in the newer; together they say how far
+that target moved. The majority of a target's votes beats what the alignment alone says of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinlock.publish.delta.fields.alignment import Alignment
+from twinlock.publish.delta.fields.elf import MACHINE_ARM64, MACHINE_X86_64
+from twinlock.publish.delta.fields.shiftmap import Integers
+
+Bytes = NDArray[np.uint8]
+MACHINES: Final = (MACHINE_X86_64, MACHINE_ARM64)
+VOTES_MIN: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """An executable section before and after: bytes and the addresses of their first ones."""
+
+    old: Bytes
+    new: Bytes
+    old_address: int
+    new_address: int
+    alignment: Alignment
+
+
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """Targets in the older file, and the shift that most of their branches saw."""
+
+    targets: Integers
+    shifts: Integers
+
+
+def votes(machine: int, codes: list[Code], low: int, high: int) -> Votes:
+    """Votes of all branches between `low` and `high`; only targets with `VOTES_MIN` that agree."""
+    pairs = [_pairs_x86(code) if machine == MACHINE_X86_64 else _pairs_arm64(code) for code in codes]
+    if not pairs:
+        return Votes(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    targets = np.concatenate([old for old, _ in pairs])
+    shifts = np.concatenate([new for _, new in pairs]) - targets
+    known = (targets >= low) & (targets < high) & (np.abs(shifts) < 1 << 26)
+    ballots, counts = np.unique(np.stack([targets[known], shifts[known]]), axis=1, return_counts=True)
+    order = np.lexsort((-counts, ballots[0]))
+    targets, shifts, counts = ballots[0][order], ballots[1][order], counts[order]
+    first = np.append(True, targets[1:] != targets[:-1]) if len(targets) else np.zeros(0, np.bool_)
+    chosen = first & (counts >= VOTES_MIN)
+    return Votes(targets[chosen], shifts[chosen])
+
+
+def words_at(data: Bytes, places: Integers) -> Integers:
+    """The signed little endian 32-bit numbers at the places."""
+    found = np.zeros(len(places), np.uint32)
+    for index in range(4):
+        found |= data[places + index].astype(np.uint32) << np.uint32(8 * index)
+    return found.view(np.int32).astype(np.int64)
+
+
+def _pairs_x86(code: Code) -> tuple[Integers, Integers]:
+    """Old and new targets of the displacements that look alike on both sides."""
+    old = code.old
+    if len(old) < 8 or len(code.new) < 8:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    call = np.flatnonzero((old[:-5] & 0xFE) == 0xE8) + 1
+    jump = np.flatnonzero((old[:-6] == 0x0F) & ((old[1:-5] & 0xF0) == 0x80)) + 2
+    relative = np.flatnonzero((old[1:-5] & 0xC7) == 0x05) + 2
+    places = np.unique(np.concatenate([call, jump, relative]))
+    places = places[places + 4 <= len(old)]
+    moved = code.alignment.new_places(places)
+    good = (moved >= 2) & (moved + 4 <= len(code.new))
+    places, moved = places[good], moved[good]
+    same = (old[places - 1] == code.new[moved - 1]) & (old[places - 2] == code.new[moved - 2])
+    places, moved = places[same], moved[same]
+    before = code.old_address + places + 4 + words_at(old, places)
+    after = code.new_address + moved + 4 + words_at(code.new, moved)
+    return before, after
+
+
+def _pairs_arm64(code: Code) -> tuple[Integers, Integers]:
+    size = len(code.old) // 4 * 4
+    words = code.old[:size].view("<u4")
+    places = np.flatnonzero((words & 0x7C000000) == 0x14000000) * 4
+    moved = code.alignment.new_places(places)
+    good = (moved >= 0) & (moved % 4 == 0) & (moved + 4 <= len(code.new))
+    places, moved = places[good], moved[good]
+    old, new = words_at(code.old, places), words_at(code.new, moved)
+    same = (old ^ new) & 0xFC000000 == 0
+    places, moved, old, new = places[same], moved[same], old[same], new[same]
+    return code.old_address + places + _offset(old), code.new_address + moved + _offset(new)
+
+
+def _offset(words: Integers) -> Integers:
+    """Signed byte offsets of B and BL."""
+    return ((words & 0x3FFFFFF) - ((words & 0x2000000) << 1)) * 4

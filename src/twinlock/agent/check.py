@@ -28,6 +28,7 @@ from twinlock.agent.plan import CHECKED, CheckAnswer, CheckRequest, Job, Plan
 from twinlock.core import device_key, limits, protocol
 from twinlock.core.errors import TwinlockError, error
 from twinlock.core.names import check_name, check_version, release_name
+from twinlock.core.payload.libraries import shared
 
 if TYPE_CHECKING:
     import argparse
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 
     M = TypeVar("M", bound=msgspec.Struct)
 
-ABILITIES: Final = ("full",)
+# Ways that a payload may come; beside them go the libraries that a delta may ask for.
+ABILITIES: Final = ("full", "delta")
 ASSIGNMENT_ID_LENGTH_MAX: Final = 128
 PARENT: Final = "TWINLOCK_AGENT_PARENT"  # the process id of `run`, whose lock this process inherits
 
@@ -165,7 +167,7 @@ class Check:
             floor=request.floor,
             agent=__version__,
             state=request.phase,
-            abilities=ABILITIES,
+            abilities=(*ABILITIES, *shared()),
         )
         answer = self._call("poll", message, protocol.PollAnswer)
         wait_s = min(max(answer.wait_s, limits.POLL_WAIT_S_MIN), limits.POLL_WAIT_S_MAX)
@@ -314,6 +316,7 @@ def _check_assignment(assignment: protocol.Assignment) -> None:
             all(len(offer.sha256) == hashlib.sha256().digest_size for offer in offers),
             all(0 < offer.size_bytes <= limits.PAYLOAD_SIZE_BYTES_MAX for offer in offers),
             all(0 < offer.index_size_bytes <= limits.INDEX_SIZE_BYTES_MAX for offer in offers),
+            all((offer.kind == "full") == (offer.base_sha256 is None) for offer in offers),
         )
     except TwinlockError as problem:
         raise error("answer-malformed", f"the assignment is none: {problem.what}") from problem

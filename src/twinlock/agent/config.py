@@ -151,7 +151,13 @@ class HealthConfig(_Table, frozen=True):
 
 
 class NetworkConfig(_Table, frozen=True):
-    """Bounds on every transfer. `retries` counts failures in a row without progress."""
+    """Bounds on every transfer. `retries` counts failures in a row without progress.
+
+    `ways` are those by which an image may come, beside "full", which always may: "delta" makes it from the
+    current slot, "adaptive" takes from the current slot what that holds. Both read the slot to spare bytes.
+    """
+
+    ways: tuple[Literal["delta", "adaptive", "full"], ...] = ("delta", "adaptive", "full")
 
     connect_timeout_s: Seconds = 20.0
     stall_timeout_s: Seconds = 30.0

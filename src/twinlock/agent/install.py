@@ -2,8 +2,8 @@
 
  1. Look: every segment that the progress log does not name is read from the slot and hashed. What fits stays:
     resuming after a power cut and building on an older release are the same thing.
- 2. Fetch the missing parts in long runs; check the part's hash, decode it, check the segment's signed hash,
-    write, flush, note it. The slot is marked unbootable before its first byte changes, and not before.
+ 2. Get the missing ones (see `pull`): check the signed hash, write, flush, note it. The slot is marked
+    unbootable before its first byte changes, and not before.
  3. Write the segments that are all zeros.
  4. Flush, drop the cache, read the slot back and hash it; what is wrong is fetched again, twice at most.
 

@@ -12,7 +12,7 @@ from twinlock.agent import request as requests
 from twinlock.agent.fetch import Tally
 from twinlock.agent.install import Installer
 from twinlock.agent.outbox import Outbox, clip_detail
-from twinlock.agent.pull import INDEX
+from twinlock.agent.transfer import forget_indexes
 from twinlock.core.errors import Kind, TwinlockError, error
 from twinlock.core.protocol import Report
 
@@ -81,8 +81,9 @@ class Performer:
                 time_s = int(memory.trusted_s(store, self._ports.clock))
                 memory.condemn(store, memory.Failed(assignment_id, manifest_sha256, code, time_s))
             case do.DropPlan():
-                for name in (plans.PLAN, INDEX, progress.PARTIAL):
+                for name in (plans.PLAN, progress.PARTIAL):
                     store.remove(name)
+                forget_indexes(store)
             case do.Settle():
                 return on.Settled()
             case _:

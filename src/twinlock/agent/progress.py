@@ -41,8 +41,8 @@ _PARTIAL_HEADER: Final = struct.Struct("<32sII")
 
 _OF_IMAGE: Final = 48  # the header's bytes before the assignment
 
-_HELD, _LOST, _RECEIVED, _FETCHED, _AGAIN = range(1, 6)
-_IS_HELD, _WAS_RECEIVED = 1, 2
+_HELD, _LOST, _RECEIVED, _FETCHED, _AGAIN, _REFUSED = range(1, 7)
+_IS_HELD, _WAS_RECEIVED, _IS_REFUSED = 1, 2, 4
 
 
 class Progress:
@@ -77,6 +77,10 @@ class Progress:
         """Whether the part of segment `number` came whole before, for this assignment."""
         return bool(self._flags[number] & _WAS_RECEIVED)
 
+    def is_refused(self, number: int) -> bool:
+        """Whether a delta's part of segment `number` came, and did not give what was signed."""
+        return bool(self._flags[number] & _IS_REFUSED)
+
     def missing(self) -> Iterator[int]:
         """The segments that the slot does not hold, in order."""
         return (number for number, flags in enumerate(self._flags) if not flags & _IS_HELD)
@@ -90,6 +94,11 @@ class Progress:
         """Segment `number` is in the slot, durably."""
         self._flags[number] |= _IS_HELD
         self._append((_HELD, number, 0))
+
+    def refused(self, number: int) -> None:
+        """A delta's part of segment `number` is of no use here; the full payload's did not come yet."""
+        self._flags[number] = self._flags[number] & ~_WAS_RECEIVED | _IS_REFUSED
+        self._append((_REFUSED, number, 0))
 
     def lost(self, number: int) -> None:
         """Segment `number` is not in the slot after all."""
@@ -109,6 +118,8 @@ class Progress:
     def _rewrite(self) -> None:
         records = []
         for number, flags in enumerate(self._flags):
+            if flags & _IS_REFUSED:
+                records.append((_REFUSED, number, 0))
             if flags & _WAS_RECEIVED:
                 records.append((_RECEIVED, number, self.tally.fetched_bytes))
             if flags & _IS_HELD:
@@ -147,6 +158,8 @@ class Progress:
             self._flags[number] &= ~_IS_HELD
         elif kind == _RECEIVED:
             self._flags[number] |= _WAS_RECEIVED
+        elif kind == _REFUSED:
+            self._flags[number] = self._flags[number] & ~_WAS_RECEIVED | _IS_REFUSED
         if kind in (_RECEIVED, _FETCHED):
             self.tally.fetched_bytes = max(self.tally.fetched_bytes, value)
         elif kind == _AGAIN:

@@ -1,36 +1,54 @@
-"""The missing parts of a payload, in as few requests as possible, each checked before anybody sees it.
+"""From missing segments to their bytes, by the ways that the plan and the configuration allow, best first.
 
-Parts that lie side by side in the payload are one request. A part whose bytes are wrong is asked for again,
-twice; a part that is right but does not decode to its signed segment is the payload's fault, and final.
+ 1. delta: parts that are made from the current slot. A segment that does not come out as it was signed is
+    noted and taken from the full payload, for good; a delta that fails more often than it works is left.
+ 2. adaptive: without a delta, what the current slot holds is taken from there (see `reuse`).
+ 3. full: the rest, from the full payload. What it decodes to and was not signed is the payload's fault.
+
+Every segment has its signed hash before anybody sees it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from twinlock.agent import progress as kept
-from twinlock.agent.fetch import Payload, RangeReader, Source
+from twinlock.agent import memory
+from twinlock.agent.reuse import Held
 from twinlock.agent.session import SessionCredentials
-from twinlock.core import limits, protocol
-from twinlock.core.errors import TwinlockError, error
-from twinlock.core.payload import container, parts
+from twinlock.agent.transfer import Transfer
+from twinlock.core.errors import Kind, TwinlockError, error
+from twinlock.core.payload import parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from twinlock.agent.config import Config
     from twinlock.agent.plan import Plan
-    from twinlock.agent.ports import Ports, Store
+    from twinlock.agent.ports import BlockDevice, Ports
     from twinlock.agent.progress import Progress
     from twinlock.core.manifest import Manifest
+    from twinlock.core.payload.base import Base
     from twinlock.core.protocol import PayloadOffer
 
-INDEX: Final = "index"
-REFETCHES_MAX: Final = 2
-_TAIL: Final = 0xFFFFFFFF  # the number under which an incomplete tail is kept
-_TAIL_SIZE_BYTES_MAX: Final = limits.INDEX_SIZE_BYTES_MAX + container.TRAILER_SIZE_BYTES
+    Deliver = Callable[[int, bytes | bytearray], None]
+
+REFUSED_MAX: Final = 8  # segments that a delta does not give before it is compared with those that it gave
+HASHES_AT_ONCE: Final = 32  # segments whose block hashes are one request: at most 64 KiB
+_SERVED_BADLY: Final = frozenset({"server-error", "transfer-changed"})
+
+
+class SlotBase:
+    """The current slot as the base of a delta."""
+
+    def __init__(self, device: BlockDevice) -> None:
+        self._device = device
+
+    def read(self, offset: int, length: int) -> bytes:
+        """As `core.payload.base.Base` has it; what cannot be read is missing, like what lies behind."""
+        data = bytearray(max(min(length, self._device.size_bytes - offset), 0))
+        self._device.read_into(memoryview(data), offset)
+        return bytes(data)
 
 
 class Puller:
@@ -39,171 +57,150 @@ class Puller:
     def __init__(
         self, ports: Ports, config: Config, plan: Plan, manifest: Manifest, progress: Progress
     ) -> None:
-        self._store = ports.store
-        self._display = ports.display
+        self._ports = ports
+        self._config = config
+        self._plan = plan
         self._manifest = manifest
         self._progress = progress
-        self._offer = _choose(plan)
-        source = Source(
-            url=f"{plan.server.rstrip('/')}{protocol.PREFIX}/payloads/{self._offer.sha256.hex()}",
-            sha256=self._offer.sha256.hex(),
-            size_bytes=self._offer.size_bytes,
+        self._credentials = SessionCredentials(ports, plan.token)
+        self._full = self._transfer(_full(plan))
+
+    def _transfer(self, offer: PayloadOffer) -> Transfer:
+        return Transfer(
+            self._ports,
+            self._config,
+            self._plan,
+            self._manifest,
+            self._progress,
+            self._credentials,
+            offer,
         )
-        credentials = SessionCredentials(ports, plan.token)
-        self._payload = Payload(
-            ports.network, ports.clock, ports.random, config.network, source, credentials, progress.tally
-        )
-        self._encoded = memoryview(bytearray(limits.PART_SIZE_BYTES_MAX))
 
-    def pull(self, numbers: list[int], deliver: Callable[[int, bytes | bytearray], None]) -> None:
-        """Calls `deliver(number, segment)` for each of `numbers`, which ascend, in that order."""
-        index = self._index()
-        offsets = index.offsets()
-        total = sum(index.parts[number].length for number in numbers)
-        done = 0
-        for run in _runs(numbers, index, offsets):
-            reader: RangeReader | None = None
-            try:
-                for number in run:
-                    reader = self._right_part(reader, index, offsets, number, offsets[run[-1] + 1])
-                    part = index.parts[number]
-                    deliver(number, self._decode(part, number))
-                    done += part.length
-                    self._display.progress("fetch", done, total)
-            finally:
-                if reader is not None:
-                    reader.close()
+    def pull(self, numbers: list[int], deliver: Deliver) -> None:
+        """Calls `deliver(number, segment)` for each of `numbers`, which ascend, in any order."""
+        rest = set(numbers)
 
-    def _right_part(
-        self, reader: RangeReader | None, index: container.Index, offsets: list[int], number: int, end: int
-    ) -> RangeReader | None:
-        """Has the bytes of part `number` in the buffer, checked; reads on with `reader`, or a new one."""
-        part = index.parts[number]
-        for attempt in range(1 + REFETCHES_MAX):
-            if part.length:
-                reader = self._receive(reader, number, offsets[number], end, part.length)
-            try:
-                parts.check_encoded(part, self._encoded[: part.length], number)
-                break
-            except TwinlockError:
-                if reader is not None:
-                    reader.close()
-                    reader = None
-                if attempt == REFETCHES_MAX:
-                    raise
-        return reader
+        def delivered(number: int, data: bytes | bytearray) -> None:
+            deliver(number, data)
+            rest.remove(number)
 
-    def _receive(
-        self, reader: RangeReader | None, number: int, start: int, end: int, length: int
-    ) -> RangeReader:
-        """Receives the whole part, less what an earlier run kept of it."""
-        encoded = self._encoded[:length]
-        again = self._progress.was_received(number)
-        known = 0
-        if reader is None and not again:
-            known = kept.load_partial(self._store, self._offer.sha256, number, encoded)
-        reader = reader or self._payload.reader(start + known, end)
+        ways = self._config.network.ways
+        record = self._ports.boot.read()
+        running = memory.running(self._ports.store, record)
+        delta = _delta(self._plan, running.image_sha256) if "delta" in ways else None
+        if delta is not None or "adaptive" in ways:
+            self._from_slot(record.default, delta, rest, delivered)
+        if rest:
+            self._full.pull(
+                sorted(rest), lambda number, part, data: delivered(number, self._decode(part, data, number))
+            )
+
+    def _from_slot(self, slot: str, delta: PayloadOffer | None, rest: set[int], deliver: Deliver) -> None:
+        """What the current slot helps with, by the delta or without one."""
         try:
-            reader.fill(encoded[known:])
-        except TwinlockError:
-            self._give_up(reader, number, encoded[: known + reader.filled], again=again)
-            raise
-        if again:
-            self._progress.tally.again_bytes += reader.filled
-        self._progress.received(number)
-        return reader
+            device = self._ports.slots.look(slot)
+        except TwinlockError as problem:
+            self._ports.display.note(f"slot {slot} cannot be read: {problem.what}")
+            return
+        try:
+            helped = delta is not None and self._by_delta(delta, SlotBase(device), rest, deliver)
+            if not helped and "adaptive" in self._config.network.ways:
+                self._by_reuse(device, rest, deliver)
+        finally:
+            device.close()
 
-    def _give_up(self, reader: RangeReader, number: int, came: memoryview, *, again: bool) -> None:
-        """Keeps what can be kept of a part that did not come whole; the failure itself matters more."""
-        reader.close()
-        if again:
-            self._progress.tally.again_bytes += reader.filled
-        with suppress(TwinlockError):
-            if not again:
-                kept.save_partial(self._store, self._offer.sha256, number, came)
-            self._progress.save_tally()
+    # --- delta
 
-    def _decode(self, part: parts.Part, number: int) -> bytes | bytearray:
-        encoded = self._encoded[: part.length]
-        data = parts.decode_part(part, encoded, self._manifest.segment_length_bytes(number), number)
+    def _by_delta(self, offer: PayloadOffer, base: Base, rest: set[int], deliver: Deliver) -> bool:
+        """Whether the delta was of use; what it did not give stays in `rest`."""
+        wanted = sorted(number for number in rest if not self._progress.is_refused(number))
+        refused = delivered = 0
+
+        def use(number: int, part: parts.Part, encoded: memoryview) -> None:
+            nonlocal refused, delivered
+            try:
+                data = self._decode(part, encoded, number, base)
+            except TwinlockError as problem:
+                if problem.kind not in (Kind.TRUST, Kind.COMPATIBILITY) and problem.code != "io-error":
+                    raise
+                self._progress.refused(number)
+                self._ports.display.note(f"segment {number} comes from the full payload: {problem.what}")
+                refused += 1
+                if refused > max(REFUSED_MAX, delivered):
+                    raise error("delta-base", "it does not fit what the current slot holds") from problem
+                return
+            deliver(number, data)
+            delivered += 1
+
+        try:
+            self._transfer(offer).pull(wanted, use)
+        except TwinlockError as problem:
+            if problem.kind not in (Kind.TRUST, Kind.COMPATIBILITY) and problem.code not in _SERVED_BADLY:
+                raise
+            self._ports.display.note(f"the delta is given up: {problem.what}")
+            return False
+        return True
+
+    # --- adaptive
+
+    def _by_reuse(self, device: BlockDevice, rest: set[int], deliver: Deliver) -> None:
+        held = Held(device, self._manifest)
+        held.look(sorted(rest), lambda done, total: self._ports.display.progress("look", done, total))
+        for number in sorted(rest):
+            data = held.whole(number)
+            if data is not None:
+                deliver(number, data)
+        if not rest or not self._full.index.blocks_size_bytes:
+            return
+        numbers = sorted(rest)
+        for start in range(0, len(numbers), HASHES_AT_ONCE):
+            some = numbers[start : start + HASHES_AT_ONCE]
+            if not self._by_blocks(held, some, deliver) and start == 0 and len(numbers) > HASHES_AT_ONCE:
+                break  # nothing of the first ones: the slot holds something else
+
+    def _by_blocks(self, held: Held, numbers: list[int], deliver: Deliver) -> int:
+        """How many of these segments were put together from blocks."""
+        count = 0
+        for run in _stretches(numbers):
+            hashes = self._full.pull_block_hashes(run[0], run[-1])
+            for number in run:
+                data = held.of_blocks(number, self._full.block_hashes_of(number, run[0], hashes))
+                if data is not None:
+                    deliver(number, data)
+                    count += 1
+        return count
+
+    def _decode(
+        self, part: parts.Part, encoded: memoryview, number: int, base: Base | None = None
+    ) -> bytes | bytearray:
+        length = self._manifest.segment_length_bytes(number)
+        data = parts.decode_part(part, encoded, length, number, base)
         if hashlib.sha256(data).digest() != self._manifest.segment_sha256(number):
             raise error("segment-hash", f"segment {number} of {self._manifest.name} is not the signed one")
         return data
 
-    # --- the index
 
-    def _index(self) -> container.Index:
-        """The payload's index, kept in the state folder so that it travels once."""
-        index = load_index(self._store, self._offer) or self._fetch_index()
-        container.check_fit(index, self._manifest, self._offer.size_bytes)
-        return index
-
-    def _fetch_index(self) -> container.Index:
-        tail = memoryview(bytearray(tail_size_bytes(self._offer)))
-        for attempt in range(1 + REFETCHES_MAX):
-            self._receive_tail(tail, again=attempt > 0)
-            try:
-                index = decode_tail(tail)
-                break
-            except TwinlockError:
-                if attempt == REFETCHES_MAX:
-                    raise
-        self._store.write(INDEX, self._offer.sha256 + tail)
-        return index
-
-    def _receive_tail(self, tail: memoryview, *, again: bool) -> None:
-        known = 0 if again else kept.load_partial(self._store, self._offer.sha256, _TAIL, tail)
-        end = self._offer.size_bytes
-        reader = self._payload.reader(end - len(tail) + known, end)
-        try:
-            reader.fill(tail[known:])
-        except TwinlockError:
-            self._give_up(reader, _TAIL, tail[: known + reader.filled], again=again)
-            raise
-        reader.close()
-        if again:
-            self._progress.tally.again_bytes += reader.filled
-        self._progress.save_tally()
-
-
-def _choose(plan: Plan) -> PayloadOffer:
-    """The offer to use: so far, full payloads."""
+def _full(plan: Plan) -> PayloadOffer:
     for offer in plan.payloads:
         if offer.kind == "full":
             return offer
     raise error("format-unknown", f"no payload of {plan.job.product} {plan.job.version} is for this agent")
 
 
-def _runs(numbers: list[int], index: container.Index, offsets: list[int]) -> list[list[int]]:
-    """`numbers` cut where the payload has bytes in between that are not wanted."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and offsets[runs[-1][-1] + 1] == offsets[number]:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return runs
-
-
-def tail_size_bytes(offer: PayloadOffer) -> int:
-    """How long the end of the payload is that holds the index. Raises TrustError `payload-malformed`."""
-    size_bytes = offer.index_size_bytes + container.TRAILER_SIZE_BYTES
-    if not container.TRAILER_SIZE_BYTES < size_bytes <= min(offer.size_bytes, _TAIL_SIZE_BYTES_MAX):
-        raise error("payload-malformed", f"an index of {offer.index_size_bytes} bytes is offered")
-    return size_bytes
-
-
-def decode_tail(tail: bytes | memoryview) -> container.Index:
-    """The index in the end of a payload. Raises TrustError `payload-malformed`, `payload-index-hash`."""
-    cut = len(tail) - container.TRAILER_SIZE_BYTES
-    trailer = container.decode_trailer(bytes(tail[cut:]))
-    return container.decode_index(bytes(tail[:cut]), trailer)
-
-
-def load_index(store: Store, offer: PayloadOffer) -> container.Index | None:
-    """The index that was kept for this payload; None when there is none or it is not whole."""
-    try:
-        data = store.read(INDEX, len(offer.sha256) + _TAIL_SIZE_BYTES_MAX) or b""
-        return decode_tail(data[len(offer.sha256) :]) if data.startswith(offer.sha256) else None
-    except TwinlockError:
+def _delta(plan: Plan, image_sha256: bytes | None) -> PayloadOffer | None:
+    """The smallest delta from the image that the current slot is known to hold."""
+    found = [offer for offer in plan.payloads if offer.kind == "delta" and offer.base_sha256 == image_sha256]
+    if image_sha256 is None or not found:
         return None
+    return min(found, key=lambda offer: offer.size_bytes)
+
+
+def _stretches(numbers: list[int]) -> list[list[int]]:
+    """Ascending numbers, cut where some are missing in between."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and found[-1][-1] + 1 == number:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return found

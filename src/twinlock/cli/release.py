@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from twinlock.cli import release_delta
 from twinlock.cli.api import (
     SERVER_DEFAULT,
     CaFileOption,
@@ -38,6 +39,7 @@ from twinlock.cli.release_text import found_data, found_parts, packed_data, pack
 from twinlock.core.errors import TwinlockError, error
 from twinlock.core.names import check_name, check_version
 from twinlock.publish import encode, inspect, releases, upload
+from twinlock.publish.deltas import BASES_MAX
 from twinlock.publish.folder import Release, read_release
 from twinlock.publish.image import ImageReader
 from twinlock.publish.pack import PackRequest, check_request, pack
@@ -46,6 +48,7 @@ from twinlock.publish.repository import Repository, open_repository
 from twinlock.publish.signing import Lifetimes
 
 app: Final = typer.Typer(no_args_is_help=True)
+app.command()(release_delta.delta)
 
 RootFileOption = Annotated[
     Path | None,
@@ -236,12 +239,19 @@ def publish(
     token: TokenOption = None,
     token_file: TokenFileOption = None,
     ca_file: CaFileOption = None,
+    deltas: Annotated[
+        int,
+        typer.Option(
+            "--deltas", min=0, max=BASES_MAX, help="Make deltas from so many images that most devices run."
+        ),
+    ] = 3,
     as_json: JsonOption = False,
 ) -> None:
     """Bring signed releases, and the metadata in force, to a server.
 
     Everything is verified as a device would before anything is sent. Payloads that the server has are not
-    sent again, so it can be repeated after any failure.
+    sent again, so it can be repeated after any failure. For releases that are new to the server, or named,
+    deltas from what the fleet runs are made first, as `twinlock release delta` makes them.
 
     Example: twinlock release publish --repo repo --server https://updates.example.org --token-file token
     """
@@ -253,6 +263,9 @@ def publish(
 
     with open_repository(repo, write=True) as repository:
         upload.check_published(repository, datetime.now(UTC))
+        release_delta.make_missing(
+            repository, operator, _chosen(repository, names or []), bool(names), deltas, output
+        )
     with open_repository(repo, write=False) as repository:
         wanted = _chosen(repository, names or [])
         total = _bytes_of([releases.read_signed(repository, one) for one in wanted], copied=False)
@@ -376,8 +389,9 @@ def _bytes_of(found: Iterable[Release], *, copied: bool) -> int:
     total = 0
     for release in found:
         for payload in release.record.payloads:
+            proven = copied and payload.kind == "full"
             total += payload.size_bytes + (
-                release.manifest.image_size_bytes if copied else payload.size_bytes
+                release.manifest.image_size_bytes if proven else payload.size_bytes
             )
     return total
 

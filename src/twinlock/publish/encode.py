@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Final, cast
 
 from twinlock.core.errors import error
+from twinlock.core.payload.blocks import block_hashes
 from twinlock.core.payload.parts import Part, Zero, Zstd, check_encoded, check_part, decode_part, is_zero
 from twinlock.core.zstd import CompressionParameter, ZstdCompressor
 
@@ -24,11 +25,13 @@ LEVEL_DEFAULT: Final = 19
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One segment ready to be written: its hash, its record in the index, its bytes in the payload."""
+    """One segment ready to be written: its hash, its record in the index, its bytes in the payload, and
+    the hashes of its blocks (none for zeros)."""
 
     sha256: bytes
     part: Part
     data: bytes
+    blocks: bytes = b""
 
 
 @lru_cache(maxsize=8)
@@ -66,4 +69,4 @@ def encode_segment(data: bytes, number: int, level: int) -> Encoded:
     check_encoded(part, encoded, number)
     if decode_part(part, encoded, len(data), number) != data:
         raise error("internal", f"segment {number} does not come back from its own part; nothing is written")
-    return Encoded(hashlib.sha256(data).digest(), part, encoded)
+    return Encoded(hashlib.sha256(data).digest(), part, encoded, block_hashes(data))

@@ -80,6 +80,7 @@ class _Draft:
 
     parts: list[Part] = field(default_factory=list)
     segments: bytearray = field(default_factory=bytearray)
+    blocks: bytearray = field(default_factory=bytearray)
     payload_size_bytes: int = 0
 
 
@@ -195,13 +196,17 @@ def _write_payload(
             image.update(bytes(segment.length_bytes) if segment.data is None else segment.data)
             draft.parts.append(encoded.part)
             draft.segments += encoded.sha256
+            draft.blocks += encoded.blocks
             payload.update(encoded.data)
             write_all(fd, encoded.data)
             draft.payload_size_bytes += len(encoded.data)
             advance(segment.length_bytes)
         reader.finish()
-        index = container.Index(image.digest(), reader.size_bytes, None, tuple(draft.parts))
+        blocks = len(draft.blocks)
+        index = container.Index(image.digest(), reader.size_bytes, None, tuple(draft.parts), blocks)
         tail = container.encode_tail(index)
+        payload.update(draft.blocks)
+        write_all(fd, memoryview(draft.blocks))
         payload.update(tail)
         write_all(fd, tail)
         os.fsync(fd)
@@ -210,7 +215,7 @@ def _write_payload(
     record = PayloadRecord(
         kind="full",
         sha256=payload.hexdigest(),
-        size_bytes=draft.payload_size_bytes + len(tail),
+        size_bytes=draft.payload_size_bytes + blocks + len(tail),
         index_size_bytes=len(tail) - container.TRAILER_SIZE_BYTES,
     )
     return record, draft, image.digest()

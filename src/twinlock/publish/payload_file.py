@@ -78,11 +78,23 @@ class PayloadFile:
     def prove(self, manifest: Manifest, advance: Callable[[int], None] = ignore) -> None:
         """Decodes every part, as a device does. Memory: one segment.
 
-        Raises TrustError `payload-unfit`, `payload-part-hash`, `payload-malformed`, or `segment-hash` when a
-        part does not give the segment that the manifest names.
+        The parts of a delta are only hashed: they decode on a device that has the base, segment by segment
+        against the signed hashes. Raises TrustError `payload-unfit`, `payload-part-hash`,
+        `payload-malformed`, or `segment-hash` when a part does not give the segment that the manifest names.
         """
         container.check_fit(self.index, manifest, self.size_bytes)
-        self._decode(manifest.segment_sha256, advance)
+        if self.index.base_sha256 is None:
+            self._decode(manifest.segment_sha256, advance)
+        else:
+            self.check_parts(advance)
+
+    def write_image(
+        self, manifest: Manifest, image: BinaryIO, advance: Callable[[int], None] = ignore
+    ) -> None:
+        """Writes the image of a full payload, checked as `prove` does; segments of zeros become holes."""
+        container.check_fit(self.index, manifest, self.size_bytes)
+        self._decode(manifest.segment_sha256, advance, image)
+        image.truncate(manifest.image_size_bytes)
 
     def check_itself(self, advance: Callable[[int], None] = ignore) -> None:
         """Decodes every part of a full payload without a manifest: is it the image that its index names?
@@ -107,10 +119,15 @@ class PayloadFile:
     def _check_shape(self) -> None:
         segments = -(-self.index.image_size_bytes // limits.SEGMENT_SIZE_BYTES)
         body = self.size_bytes - container.TRAILER_SIZE_BYTES - self.trailer.index_size_bytes
-        if len(self.index.parts) != segments or self.index.offsets()[-1] != body:
+        if len(self.index.parts) != segments or self.index.body_size_bytes != body:
             raise error("payload-malformed", f"{self.path}: its parts do not fill it, or not its image")
 
-    def _decode(self, segment_sha256: Callable[[int], bytes] | None, advance: Callable[[int], None]) -> None:
+    def _decode(
+        self,
+        segment_sha256: Callable[[int], bytes] | None,
+        advance: Callable[[int], None],
+        out: BinaryIO | None = None,
+    ) -> None:
         image = hashlib.sha256()
         left = self.index.image_size_bytes
         for number, (part, offset) in enumerate(
@@ -125,6 +142,9 @@ class PayloadFile:
                     "segment-hash", f"part {number} of {self.path} gives other bytes than were signed"
                 )
             image.update(data)
+            if out is not None and part.length:
+                out.seek(number * limits.SEGMENT_SIZE_BYTES)
+                out.write(data)
             advance(len(data))
         if image.digest() != self.index.image_sha256:
             raise error("segment-hash", f"{self.path} gives another image than its index names")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from tuf.api.metadata import Metadata, Targets
 
 from twinlock.core import limits, manifest
@@ -139,7 +140,20 @@ def _store(folder: Path, release: Release) -> None:
             parent.mkdir(parents=True, exist_ok=True)
             fsync_dir(parent.parent)
         write_atomic(manifest_path(folder, release.manifest, release.record), release.manifest_bytes)
-        write_atomic(record_path(folder, product, release.manifest.version), encode_record(release.record))
+        path = record_path(folder, product, release.manifest.version)
+        write_atomic(path, encode_record(_with_known(release.record, path)))
+
+
+def _with_known(record: ReleaseRecord, path: Path) -> ReleaseRecord:
+    """The record with the payloads that the repository has of the same release: deltas made since."""
+    with os_errors(str(path)):
+        if not path.exists():
+            return record
+    kept = decode_record(read_bounded(path, RECORD_SIZE_BYTES_MAX, "record"), str(path))
+    if kept.manifest_sha256 != record.manifest_sha256:
+        return record
+    payloads = {payload.sha256: payload for payload in (*record.payloads, *kept.payloads)}
+    return msgspec.structs.replace(record, payloads=tuple(payloads.values()))
 
 
 def manifest_path(folder: Path, claims: Claims | Manifest, record: ReleaseRecord) -> Path:

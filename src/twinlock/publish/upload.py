@@ -214,6 +214,11 @@ class _Once:
             self._told = position
 
 
+def is_known(operator: Operator, release: Release) -> bool:
+    """Whether the server has this release; asked once."""
+    return _known(operator, release, Retry(sleep=lambda _: None, tries=1)) is not None
+
+
 def _known(operator: Operator, release: Release, retry: Retry) -> Any:
     """What the server says of this release, or None when it does not have it."""
     made = release.manifest

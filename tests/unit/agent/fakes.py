@@ -44,7 +44,7 @@ class Packed:
 
     @property
     def offer(self) -> PayloadOffer:
-        tail = len(self.payload) - self.index.offsets()[-1]
+        tail = len(self.payload) - self.index.body_size_bytes
         return PayloadOffer(
             kind="full",
             sha256=hashlib.sha256(self.payload).digest(),

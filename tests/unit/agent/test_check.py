@@ -33,6 +33,7 @@ from twinlock.agent.plan import CheckAnswer, CheckRequest, Running
 from twinlock.agent.store import FolderStore
 from twinlock.core import limits, protocol
 from twinlock.core.errors import TwinlockError, error
+from twinlock.core.payload.libraries import shared
 from twinlock.core.protocol import Report
 
 PACKED = pack(image_of("ab"))
@@ -89,7 +90,8 @@ def test_an_assignment_becomes_a_plan(rig: Rig) -> None:
     assert plan.token == rig.server.token
     assert answer.wait_s == 600
     poll = rig.server.polls[0]
-    assert (poll.hardware, poll.slot, poll.abilities) == ("board", "a", ("full",))
+    assert (poll.hardware, poll.slot) == ("board", "a")
+    assert poll.abilities == ("full", "delta", *shared())
     assert [one.state for one in rig.server.reports.values()] == ["downloading"]
 
 

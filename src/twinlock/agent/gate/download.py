@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from twinlock.agent import pull, session
+from twinlock.agent import session, transfer
 from twinlock.agent.fetch import Payload, Source, Tally
 from twinlock.core import protocol
 from twinlock.core.errors import error
@@ -34,7 +34,7 @@ def probe(ports: Ports, config: Config, plan: Plan, manifest: Manifest) -> bool:
     if offer is None:
         return False
     payload = _payload(ports, config, plan, offer)
-    index = pull.load_index(ports.store, offer) or _fetch_index(payload, offer)
+    index = transfer.load_index(ports.store, offer) or _fetch_index(payload, offer)
     container.check_fit(index, manifest, offer.size_bytes)
     coded = [number for number, part in enumerate(index.parts) if isinstance(part, parts.Zstd)]
     if not coded:
@@ -60,5 +60,5 @@ def _payload(ports: Ports, config: Config, plan: Plan, offer: PayloadOffer) -> P
 
 def _fetch_index(payload: Payload, offer: PayloadOffer) -> container.Index:
     """The index, when the one that the install kept is gone."""
-    size_bytes = pull.tail_size_bytes(offer)
-    return pull.decode_tail(payload.read(offer.size_bytes - size_bytes, offer.size_bytes))
+    size_bytes = transfer.tail_size_bytes(offer)
+    return transfer.decode_tail(payload.read(offer.size_bytes - size_bytes, offer.size_bytes))

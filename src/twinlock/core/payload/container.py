@@ -1,6 +1,7 @@
 """The payload file: parts back to back, then the index, then a trailer of fixed size.
 
     offset 0                     parts, in segment order, no gaps
+    behind the parts             block hashes (see `blocks`), if the index says that there are some
     total - 56 - index_size      index: MessagePack of `Index`
     total - 56                   trailer, little endian: magic "TWLKPAY\\0", version u16, flags u16 (0),
                                  reserved u32 (0), index size u64, SHA-256 of the index (32 bytes)
@@ -21,6 +22,7 @@ import msgspec
 from twinlock.core import limits
 from twinlock.core.errors import error
 from twinlock.core.manifest import HASH_SIZE_BYTES, Manifest
+from twinlock.core.payload import blocks
 from twinlock.core.payload.parts import DELTA_KINDS, Part, check_part
 
 MAGIC: Final = b"TWLKPAY\0"
@@ -30,12 +32,16 @@ TRAILER_SIZE_BYTES: Final = _TRAILER.size
 
 
 class Index(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a payload holds. `base_sha256` is None for a full payload, else the base image's SHA-256."""
+    """What a payload holds. `base_sha256` is None for a full payload, else the base image's SHA-256.
+
+    `blocks_size_bytes` is how many bytes of block hashes there are: none, or those of every part with bytes.
+    """
 
     image_sha256: bytes
     image_size_bytes: int
     base_sha256: bytes | None
     parts: tuple[Part, ...]
+    blocks_size_bytes: int = 0
 
     def offsets(self) -> list[int]:
         """Where each part starts in the payload file, in bytes; one entry more for the end of the last."""
@@ -43,6 +49,21 @@ class Index(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
         for part in self.parts:
             offsets.append(offsets[-1] + part.length)
         return offsets
+
+    def block_offsets(self) -> list[int]:
+        """Where each part's block hashes start among all of them; the end of the last comes last."""
+        offsets = [0]
+        left = self.image_size_bytes
+        for part in self.parts:
+            count = blocks.block_count(min(left, limits.SEGMENT_SIZE_BYTES)) if part.length else 0
+            offsets.append(offsets[-1] + count * blocks.HASH_SIZE_BYTES)
+            left -= limits.SEGMENT_SIZE_BYTES
+        return offsets
+
+    @property
+    def body_size_bytes(self) -> int:
+        """How many bytes come before the index."""
+        return self.offsets()[-1] + self.blocks_size_bytes
 
 
 class Trailer(msgspec.Struct, frozen=True):
@@ -91,6 +112,8 @@ def decode_index(data: bytes, trailer: Trailer) -> Index:
     for digest in (index.image_sha256, index.base_sha256):
         if digest is not None and len(digest) != HASH_SIZE_BYTES:
             raise error("payload-malformed", "a hash in the payload's index is not 32 bytes")
+    if not 0 <= index.blocks_size_bytes <= limits.BLOCK_HASHES_SIZE_BYTES_MAX:
+        raise error("payload-malformed", f"the payload claims {index.blocks_size_bytes} of block hashes")
     for part in index.parts:
         check_part(part)
     if index.base_sha256 is None and any(isinstance(part, DELTA_KINDS) for part in index.parts):
@@ -105,7 +128,11 @@ def check_fit(index: Index, manifest: Manifest, size_bytes: int) -> None:
         (index.image_sha256 == manifest.image_sha256, "it encodes another image"),
         (index.image_size_bytes == manifest.image_size_bytes, "it encodes an image of another size"),
         (len(index.parts) == manifest.segment_count, "it has another number of segments"),
-        (index.offsets()[-1] == body, "its parts do not fill the file"),
+        (index.body_size_bytes == body, "its parts do not fill the file"),
+        (
+            index.blocks_size_bytes in (0, index.block_offsets()[-1]),
+            "its block hashes are not one for each block",
+        ),
     )
     for holds, what in rules:
         if not holds:

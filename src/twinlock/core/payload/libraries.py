@@ -15,8 +15,6 @@ from functools import cache
 from typing import Final
 
 from twinlock.core.errors import error
-from twinlock.core.zstd import ZSTD_VERSION, CompressionParameter
-from twinlock.core.zstd import compress as bundled_zstd
 
 LZ4_HISTORY_BYTES_MAX: Final = 64 * 1024
 _LZ4: Final = "liblz4.so.1"
@@ -62,7 +60,15 @@ def _zstd() -> ctypes.CDLL | None:
 @cache
 def available() -> tuple[str, ...]:
     """What this machine can compress with, as payloads name it, sorted."""
-    found = {f"zlib-{zlib.ZLIB_RUNTIME_VERSION}", f"zstd-{ZSTD_VERSION}"}
+    from twinlock.core.zstd import ZSTD_VERSION
+
+    return tuple(sorted({*shared(), f"zstd-{ZSTD_VERSION}"}))
+
+
+@cache
+def shared() -> tuple[str, ...]:
+    """Those of them that are not bundled with the decoder, which is not loaded for this."""
+    found = {f"zlib-{zlib.ZLIB_RUNTIME_VERSION}"}
     lz4, zstd = _lz4(), _zstd()
     if lz4 is not None:
         found.add(f"lz4-{lz4.LZ4_versionString().decode()}")
@@ -140,7 +146,13 @@ def zstd_pack(plain: memoryview, level: int, version: str) -> bytes | bytearray 
             return None
         del packed[got:]
         return packed
-    if version == ZSTD_VERSION:
-        options: dict[int, int] = {CompressionParameter.compression_level: level}
-        return bundled_zstd(plain, options=options)
-    return None
+    return _bundled_zstd(plain, level, version)
+
+
+def _bundled_zstd(plain: memoryview, level: int, version: str) -> bytes | None:
+    from twinlock.core import zstd
+
+    if version != zstd.ZSTD_VERSION:
+        return None
+    options: dict[int, int] = {zstd.CompressionParameter.compression_level: level}
+    return zstd.compress(plain, options=options)

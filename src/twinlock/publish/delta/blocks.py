@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from mmap import mmap
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from twinlock.publish.delta.images import Image
 
 BLOCK_SIZE_BYTES: Final = 4096
 _HASH_SIZE_BYTES: Final = 8
@@ -31,13 +32,12 @@ class BlockIndex:
         self.numbers = numbers
 
     @classmethod
-    def build(cls, base: mmap) -> BlockIndex:
-        with memoryview(base) as view:
-            hashes = _hashes(view)
+    def build(cls, base: Image) -> BlockIndex:
+        hashes = np.concatenate([_hashes(memoryview(chunk)) for chunk in base.chunks()])
         order = np.argsort(hashes, kind="stable")
         return cls(hashes[order], order)
 
-    def find(self, data: bytes, base: mmap) -> list[tuple[int, int]] | None:
+    def find(self, data: bytes, base: Image) -> list[tuple[int, int]] | None:
         """(offset, length) ranges of the base that hold exactly `data`; None when a block is nowhere in it.
 
         Prefers to go on where the block before came from, so that ranges are long. Blocks are compared, since
@@ -58,7 +58,7 @@ class BlockIndex:
             end += BLOCK_SIZE_BYTES
         return ranges
 
-    def _place(self, block: bytes, base: mmap) -> int:
+    def _place(self, block: bytes, base: Image) -> int:
         wanted = _hashes(memoryview(block))[0]
         index = int(np.searchsorted(self.hashes, wanted))
         if index == len(self.hashes) or self.hashes[index] != wanted:

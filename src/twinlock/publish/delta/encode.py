@@ -11,13 +11,11 @@ import multiprocessing
 import os
 import signal
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -25,21 +23,22 @@ from twinlock.core import limits
 from twinlock.core.durable import fsync_dir, os_errors
 from twinlock.core.errors import error
 from twinlock.core.payload import container
+from twinlock.core.payload.libraries import available
 from twinlock.core.payload.parts import Part
 from twinlock.publish.delta.analysing import Analyst
 from twinlock.publish.delta.blocks import BlockIndex
 from twinlock.publish.delta.executables import Known
 from twinlock.publish.delta.files.detect import map_files
+from twinlock.publish.delta.images import Image
 from twinlock.publish.delta.model import Window
 from twinlock.publish.delta.pairing import Pairing
 from twinlock.publish.delta.references import Reference
-from twinlock.publish.delta.segments import EncodedSegment, Encoder, MappedBase
+from twinlock.publish.delta.segments import EncodedSegment, Encoder
 from twinlock.publish.delta.squashing import BlockCutter
 from twinlock.publish.delta.stretches import KernelCutter, unpacked_name
 
 JOBS_MAX: Final = 8  # each takes up to 200 MiB, all together at most 2 GiB
 _AHEAD: Final = 4  # segments in flight for each job
-_HASH_CHUNK_BYTES: Final = limits.MIB
 
 Progress = Callable[[int], None]
 
@@ -56,22 +55,33 @@ class DeltaStats:
 
 
 def encode_delta(
-    base: Path, image: Path, out: Path, jobs: int = 0, progress: Progress = lambda _: None
+    base: Path,
+    image: Path,
+    out: Path,
+    jobs: int = 0,
+    progress: Progress = lambda _: None,
+    *,
+    libraries: Sequence[str] | None = None,
 ) -> DeltaStats:
     """Writes the payload that makes `image` out of `base`; `progress` is told the bytes that are done.
 
-    `jobs` of 0 means one for each processor. Raises InputError `input-missing`, `input-unreadable`,
-    `image-empty`, `image-unaligned`, `input-too-large`; `image-changed` when an image is written meanwhile;
-    DeviceError `disk-full`; InternalError when a part does not decode to its segment.
+    `jobs` of 0 means one for each processor. Packed bytes are rebuilt by `libraries` alone, as
+    `core.payload.libraries` names them; by default all that this machine has.
+
+    Raises InputError `input-missing`, `input-unreadable`, `image-empty`, `image-unaligned`,
+    `input-too-large`; `image-changed` when an image is written meanwhile; DeviceError `disk-full`;
+    InternalError when a part does not decode to its segment.
     """
     jobs = min(jobs or os.cpu_count() or 1, JOBS_MAX)
-    with _mapped(base) as old, _mapped(image) as new:
+    with Image(base) as old, Image(image) as new:
         stats = DeltaStats(base_sha256=_sha256(old), image_sha256=_sha256(new))
         temporary = out.with_name(out.name + ".tmp")
         count = -(-len(new) // limits.SEGMENT_SIZE_BYTES)
         try:
             with os_errors(f"payload {out}"), temporary.open("wb") as file:
-                parts = _write_parts(file, _segments(base, image, count, jobs), len(new), progress, stats)
+                allowed = tuple(name for name in available() if libraries is None or name in libraries)
+                segments = _segments(_Job(base, image, allowed), count, jobs)
+                parts = _write_parts(file, segments, len(new), progress, stats)
                 tail = container.encode_tail(
                     container.Index(stats.image_sha256, len(new), stats.base_sha256, tuple(parts))
                 )
@@ -105,46 +115,40 @@ def _write_parts(
     return parts
 
 
-@contextmanager
-def _mapped(path: Path) -> Iterator[mmap]:
-    with os_errors(f"image {path}"), path.open("rb") as file:
-        size_bytes = file.seek(0, os.SEEK_END)
-        if not size_bytes:
-            raise error("image-empty", f"image {path} has no bytes")
-        if size_bytes % 512:
-            raise error("image-unaligned", f"image {path} has {size_bytes} bytes")
-        if size_bytes > limits.IMAGE_SIZE_BYTES_MAX:
-            raise error("input-too-large", f"image {path} has {size_bytes} bytes")
-        with mmap(file.fileno(), size_bytes, access=ACCESS_READ) as view:
-            yield view
-
-
-def _sha256(data: mmap) -> bytes:
+def _sha256(image: Image) -> bytes:
     digest = hashlib.sha256()
-    with memoryview(data) as view:
-        for start in range(0, len(view), _HASH_CHUNK_BYTES):
-            digest.update(view[start : start + _HASH_CHUNK_BYTES])
+    for chunk in image.chunks():
+        digest.update(chunk)
     return digest.digest()
 
 
 # --- one encoder for each process
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What every process has to know."""
+
+    base: Path
+    image: Path
+    libraries: tuple[str, ...]
+
+
 class _Workshop:
     """Both images, their files, and what encodes segments and analyses executables."""
 
-    def __init__(self, old: mmap, new: mmap) -> None:
+    def __init__(self, old: Image, new: Image, libraries: Sequence[str]) -> None:
         _, old_map = map_files(old)
         _, self.new_map = map_files(new)
         pairing = Pairing(old_map.files)
         self._old = old
         self._new = new
         self._reference = Reference(old_map, self.new_map, pairing, len(old))
-        new_window = Window(MappedBase(new))
+        new_window = Window(new)
         packed = any(file.packed for file in self.new_map.files)
-        self._kernels = None if packed else KernelCutter(old, new, self.new_map, pairing)
-        self._cutter = self._kernels or BlockCutter(old, new, self._reference, new_window)
-        self.analyst = Analyst(Window(MappedBase(old)), new_window, self.new_map, pairing, self._kernels)
+        self._kernels = None if packed else KernelCutter(old, new, self.new_map, pairing, libraries)
+        self._cutter = self._kernels or BlockCutter(old, new, self._reference, new_window, libraries)
+        self.analyst = Analyst(Window(old), new_window, self.new_map, pairing, self._kernels)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -165,11 +169,9 @@ class _Workshop:
 _worker: list[_Workshop] = []
 
 
-def _start_worker(base: Path, image: Path) -> None:
+def _start_worker(job: _Job) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that was interrupted ends this one
-    with base.open("rb") as old, image.open("rb") as new:
-        views = mmap(old.fileno(), 0, access=ACCESS_READ), mmap(new.fileno(), 0, access=ACCESS_READ)
-    _worker.append(_Workshop(*views))
+    _worker.append(_Workshop(Image(job.base), Image(job.image), job.libraries))
 
 
 def _analyse(name: str) -> Known | None:
@@ -180,10 +182,10 @@ def _encode(number: int, known: dict[str, Known]) -> EncodedSegment:
     return _worker[0].encoder.encode(number, known)
 
 
-def _segments(base: Path, image: Path, count: int, jobs: int) -> Iterator[EncodedSegment]:
+def _segments(job: _Job, count: int, jobs: int) -> Iterator[EncodedSegment]:
     """Every segment, encoded, in order; at most `_AHEAD` for each job are in memory."""
-    with _mapped(base) as old, _mapped(image) as new:
-        workshop = _Workshop(old, new)
+    with Image(job.base) as old, Image(job.image) as new:
+        workshop = _Workshop(old, new, job.libraries)
         if jobs == 1:
             analysed = {name: workshop.analyst.analyse(name) for name in workshop.analyst.names()}
             known = {name: found for name, found in analysed.items() if found is not None}
@@ -191,7 +193,7 @@ def _segments(base: Path, image: Path, count: int, jobs: int) -> Iterator[Encode
                 yield workshop.encoder.encode(number, known)
             return
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(jobs, context, _start_worker, (base, image))
+        pool = ProcessPoolExecutor(jobs, context, _start_worker, (job,))
         try:
             yield from _in_pool(pool, workshop, count, jobs)
         except BrokenProcessPool as problem:

@@ -7,11 +7,12 @@ is the legacy frame: a magic number, then blocks of 8 MiB, each behind its packe
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from twinlock.core import limits
-from twinlock.core.payload.libraries import available, lz4_pack, lz4_unpack
+from twinlock.core.payload.libraries import lz4_pack, lz4_unpack
 from twinlock.core.payload.program import LZ4
 from twinlock.publish.delta.files.model import ImageFile
 from twinlock.publish.delta.lz4_blocks import PackedBlock, sequences
@@ -72,9 +73,9 @@ def kernel_sources(file: ImageFile, blocks: list[KernelBlock]) -> list[Block]:
     ]
 
 
-def reproducible(blocks: list[KernelBlock]) -> list[PackedBlock]:
+def reproducible(blocks: list[KernelBlock], libraries: Sequence[str]) -> list[PackedBlock]:
     """The blocks, with the level that packs them again bit for bit; empty when none does."""
-    version = next((name[4:] for name in available() if name.startswith("lz4-")), None)
+    version = next((name[4:] for name in libraries if name.startswith("lz4-")), None)
     if version is None or not blocks:
         return []
     trial = min(blocks, key=lambda block: len(block.plain))

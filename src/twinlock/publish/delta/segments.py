@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from mmap import mmap
 from typing import Final
 
 from twinlock.core import limits
@@ -19,6 +18,7 @@ from twinlock.publish.delta.blocks import BlockIndex
 from twinlock.publish.delta.covers import find_covers
 from twinlock.publish.delta.executables import Known, Located, Prepared, prepare
 from twinlock.publish.delta.fields.pruning import pruned
+from twinlock.publish.delta.images import Image
 from twinlock.publish.delta.locating import Locator
 from twinlock.publish.delta.model import Ref, Window, size_of
 from twinlock.publish.delta.program import build_program, encode_ranges, pack_step
@@ -38,23 +38,13 @@ class EncodedSegment:
     data: bytes
 
 
-class MappedBase:
-    """The base image, mapped into memory."""
-
-    def __init__(self, base: mmap) -> None:
-        self._base = base
-
-    def read(self, offset: int, length: int) -> bytes:
-        return self._base[offset : offset + length]
-
-
 class Encoder:
     """What every segment is encoded with; the same for all of them."""
 
     def __init__(
         self,
-        base: mmap,
-        image: mmap,
+        base: Image,
+        image: Image,
         index: BlockIndex,
         reference: Reference,
         cutter: Cutter,
@@ -68,8 +58,7 @@ class Encoder:
         self._locator = Locator(reference.old, reference.new)
         for kernel in kernels:
             self._locator.add(kernel)
-        self._decoding_base = MappedBase(base)
-        self._window = Window(self._decoding_base)
+        self._window = Window(base)
 
     def encode(self, number: int, known: Mapping[str, Known]) -> EncodedSegment:
         """The smallest form of segment `number`. Raises InternalError when it does not decode to itself.
@@ -83,7 +72,7 @@ class Encoder:
         found = self._copy(segment) or min(
             self._forms(segment, start, known), key=lambda form: len(form.data)
         )
-        if decode_part(found.part, found.data, len(segment), number, self._decoding_base) != segment:
+        if decode_part(found.part, found.data, len(segment), number, self._base) != segment:
             raise error("internal", f"segment {number} does not decode to itself")
         return found
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import bisect
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from mmap import mmap
 from typing import Final
 
 from twinlock.core import limits
-from twinlock.core.payload.libraries import available, zlib_pack, zstd_pack
+from twinlock.core.payload.libraries import zlib_pack, zstd_pack
 from twinlock.core.payload.program import RAW, ZLIB, Pack
 from twinlock.publish.delta.executables import Located
 from twinlock.publish.delta.fields.cutting import Stretch
 from twinlock.publish.delta.files.model import ImageFile, PackedExtent
+from twinlock.publish.delta.images import Image
 from twinlock.publish.delta.model import Block, Ref, Window, size_of
 from twinlock.publish.delta.references import Reference, fitting, merged
 from twinlock.publish.delta.stretches import Packed, Raw
@@ -70,7 +70,10 @@ class _Draft:
 class BlockCutter:
     """Cuts an image whose files lie in packed blocks."""
 
-    def __init__(self, base: mmap, image: mmap, reference: Reference, plain: Window) -> None:
+    def __init__(
+        self, base: Image, image: Image, reference: Reference, plain: Window, libraries: Sequence[str]
+    ) -> None:
+        self._libraries = libraries
         self._base = base
         self._image = image
         self._reference = reference
@@ -90,7 +93,7 @@ class BlockCutter:
             return None
         codec = samples[0].codec
         name = "zlib-" if codec == ZLIB else "zstd-"
-        for version in (known.removeprefix(name) for known in available() if known.startswith(name)):
+        for version in (known.removeprefix(name) for known in self._libraries if known.startswith(name)):
             for level in dict.fromkeys(_LEVELS[codec == ZLIB]):
                 library = _Library(codec, level, version)
                 if all(library.pack(self._plain.unpacked(block)) == self._packed(block) for block in samples):

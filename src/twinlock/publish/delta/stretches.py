@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from mmap import mmap
 from typing import Final, Protocol
 
 from twinlock.core import limits
@@ -13,6 +12,7 @@ from twinlock.core.payload.program import Pack
 from twinlock.publish.delta.executables import Located
 from twinlock.publish.delta.fields.cutting import Stretch
 from twinlock.publish.delta.files.model import ImageFile, ImageMap
+from twinlock.publish.delta.images import Image
 from twinlock.publish.delta.kernels import (
     KERNEL_SIZE_BYTES_MAX,
     KernelBlock,
@@ -112,7 +112,10 @@ class Cutter(Protocol):
 class KernelCutter:
     """Knows which files of an image are kernels that can be unpacked and packed again."""
 
-    def __init__(self, base: mmap, image: mmap, new: ImageMap, pairing: Pairing) -> None:
+    def __init__(
+        self, base: Image, image: Image, new: ImageMap, pairing: Pairing, libraries: Sequence[str]
+    ) -> None:
+        self._libraries = libraries
         self._base = base
         self._image = image
         self._new = new
@@ -136,7 +139,7 @@ class KernelCutter:
         for old in self._pairing.older(file):
             blocks = _read_blocks(file, self._image)
             older = _read_blocks(old, self._base) if blocks else []
-            packed = reproducible(blocks) if older else []
+            packed = reproducible(blocks, self._libraries) if older else []
             if packed:
                 unpacked = Unpacked(unpacked_name(old), tuple(kernel_sources(old, older)))
                 return Kernel(unpacked_name(file), tuple(blocks), tuple(packed), unpacked)
@@ -195,7 +198,7 @@ def _of_kernel(kernel: Kernel, start: int, end: int, shift: int) -> Iterator[Raw
         start = stop
 
 
-def _read_blocks(file: ImageFile, image: mmap) -> list[KernelBlock]:
+def _read_blocks(file: ImageFile, image: Image) -> list[KernelBlock]:
     """The LZ4 blocks of a file; none unless all of the file is stored."""
     ranges = list(file.ranges(0, file.size_bytes))
     if sum(length for _, length in ranges) != file.size_bytes:

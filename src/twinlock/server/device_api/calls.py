@@ -30,6 +30,7 @@ from twinlock.server.enrolment import service as enrolment
 from twinlock.server.enrolment import sessions
 from twinlock.server.http_answers import answer
 from twinlock.server.http_bodies import read_body
+from twinlock.server.releases.offers import chosen_offers
 from twinlock.server.rollouts import reports
 from twinlock.server.rollouts import service as rollouts
 
@@ -114,7 +115,7 @@ class DeviceCalls:
         at_ms = now_ms(self.clock)
         self.database.check_in(CheckIn(device_id, at_ms, facts))
         view = await self._settled(device_id, view, facts, at_ms)
-        assignment = await self._assignment(view) if rollouts.is_offered(view) else None
+        assignment = await self._assignment(view, facts) if rollouts.is_offered(view) else None
         return answer(PollAnswer(wait_s=self.settings.poll_wait_s, assignment=assignment))
 
     async def _settled(self, device_id: str, view: PollView, facts: Facts, at_ms: int) -> PollView:
@@ -132,14 +133,14 @@ class DeviceCalls:
                 view = await self.database.poll_view(device_id) or view
         return view
 
-    async def _assignment(self, view: PollView) -> Assignment:
-        offers = await self.database.offers(view.release_id)
+    async def _assignment(self, view: PollView, facts: Facts) -> Assignment:
+        offers = chosen_offers(await self.database.offers(view.release_id), facts)
         assert view.assignment_id is not None
         return Assignment(
             id=view.assignment_id,
             product=view.product,
             version=view.version,
-            payloads=offers[: limits.PAYLOAD_OFFERS_MAX],
+            payloads=offers,
         )
 
     async def reports(self, request: Request) -> Response:

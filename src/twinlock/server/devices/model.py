@@ -63,6 +63,15 @@ class CheckIn(msgspec.Struct, frozen=True, gc=False):
 
 
 @dataclass(frozen=True, slots=True)
+class InUse:
+    """How many devices say that they run an image."""
+
+    version: str
+    image_sha256: str
+    devices: int
+
+
+@dataclass(frozen=True, slots=True)
 class Indicator:
     """Something that an honest device does not do, counted per device, kind and key."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from twinlock.server.devices.model import CheckIn, Device, Facts, Indicator, Status
+    from twinlock.server.devices.model import CheckIn, Device, Facts, Indicator, InUse, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,10 @@ class DeviceStore(Protocol):
 
     def rows(self, status: Status | None, after: str, limit: int) -> Sequence[DeviceRow]:
         """Up to `limit` devices with ids above `after`, in order of id."""
+        ...
+
+    def in_use(self, product: str, limit: int) -> Sequence[InUse]:
+        """What accepted devices say they run of a product, by how many do, most first."""
         ...
 
     def row(self, device_id: str) -> DeviceRow | None:

@@ -150,6 +150,21 @@ class Running(Answer):
     abilities: list[str]
 
 
+class InUse(Answer):
+    """How many accepted devices say that they run an image."""
+
+    version: str
+    image_sha256: str
+    devices: int
+
+
+class Fleet(Answer):
+    """What the fleet runs of one product, the most used image first."""
+
+    product: str
+    images: list[InUse]
+
+
 class Outcome(Answer):
     """A device's last final report."""
 

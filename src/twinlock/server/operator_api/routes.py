@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from twinlock import __version__
 from twinlock.core import limits
 from twinlock.core.errors import error
-from twinlock.core.names import check_device_id, check_sha256_hex
+from twinlock.core.names import check_device_id, check_name, check_sha256_hex
 from twinlock.core.protocol import PayloadOffer
 from twinlock.server.clock import now_ms
 from twinlock.server.devices import service as devices
@@ -153,6 +153,20 @@ def release(product: str, version: str, parts: PartsHere) -> models.Release:
     with parts.database.read() as transaction:
         found = rollouts.known_release(transaction, product, version)
         return answers.release(found, transaction.releases.payloads(found.release_id))
+
+
+@router.get("/fleet/{product}")
+def fleet(product: str, parts: PartsHere, limit: Limit = 100) -> models.Fleet:
+    """What the fleet runs of a product: the images from which deltas are worth making."""
+    with parts.database.read() as transaction:
+        found = transaction.devices.in_use(check_name(product, "product"), limit)
+    return models.Fleet(
+        product=product,
+        images=[
+            models.InUse(version=one.version, image_sha256=one.image_sha256, devices=one.devices)
+            for one in found
+        ],
+    )
 
 
 @router.get("/devices")

@@ -12,6 +12,7 @@ from twinlock.server.devices.model import (
     Device,
     Facts,
     Indicator,
+    InUse,
     Status,
 )
 from twinlock.server.devices.ports import DeviceRow
@@ -82,6 +83,20 @@ class SqlDevices:
             statement = statement.where(devices.c.status == status.value)
         found = self._connection.execute(statement.order_by(devices.c.device_id).limit(limit))
         return [_row_of(row) for row in found]
+
+    def in_use(self, product: str, limit: int) -> Sequence[InUse]:
+        number = func.count().label("number")
+        facts = device_facts.c
+        found = self._connection.execute(
+            select(facts.version, facts.image_sha256, number)
+            .select_from(device_facts.join(devices, devices.c.device_id == facts.device_id))
+            .where(facts.product == product, facts.image_sha256 != "")
+            .where(devices.c.status == Status.ACCEPTED.value)
+            .group_by(facts.version, facts.image_sha256)
+            .order_by(number.desc(), facts.version, facts.image_sha256)
+            .limit(limit)
+        )
+        return [InUse(*row) for row in found]
 
     def row(self, device_id: str) -> DeviceRow | None:
         found = self._connection.execute(_rows().where(devices.c.device_id == device_id)).first()

@@ -9,10 +9,10 @@ import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from mmap import mmap
 from typing import Final
 
 from twinlock.publish.delta.files.model import DEPTH_MAX, FILES_MAX, Extent, ImageFile, UnreadableError
+from twinlock.publish.delta.images import Image
 
 _SUPER_OFFSET: Final = 1024
 _MAGIC: Final = 0xE0F5E1E2
@@ -30,7 +30,7 @@ class _Inode:
 
 
 class _Erofs:
-    def __init__(self, image: mmap) -> None:
+    def __init__(self, image: Image) -> None:
         self._image = image
         head = image[_SUPER_OFFSET : _SUPER_OFFSET + 128]
         if len(head) < 128 or struct.unpack_from("<I", head, 0)[0] != _MAGIC:
@@ -96,7 +96,7 @@ def _entries(block: bytes) -> Iterator[tuple[int, bytes]]:
             yield number, name
 
 
-def files(image: mmap) -> list[ImageFile]:
+def files(image: Image) -> list[ImageFile]:
     """The regular files of an erofs image. Raises UnreadableError when it is none, or is damaged."""
     try:
         return _walk(_Erofs(image))

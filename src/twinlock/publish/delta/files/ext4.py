@@ -10,10 +10,10 @@ import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from mmap import mmap
 from typing import Final
 
 from twinlock.publish.delta.files.model import DEPTH_MAX, FILES_MAX, Extent, ImageFile, UnreadableError
+from twinlock.publish.delta.images import Image
 
 _SUPER_OFFSET: Final = 1024
 _MAGIC: Final = 0xEF53
@@ -38,7 +38,7 @@ class _Inode:
 
 
 class _Ext4:
-    def __init__(self, image: mmap) -> None:
+    def __init__(self, image: Image) -> None:
         self._image = image
         head = image[_SUPER_OFFSET : _SUPER_OFFSET + 1024]
         if len(head) < 1024 or struct.unpack_from("<H", head, 0x38)[0] != _MAGIC:
@@ -137,7 +137,7 @@ def _entries(block: bytes) -> Iterator[tuple[int, bytes]]:
         at += size
 
 
-def files(image: mmap) -> list[ImageFile]:
+def files(image: Image) -> list[ImageFile]:
     """The regular files of an ext4 image; of several links to one file the first in order of the walk.
 
     Raises UnreadableError when the image is not ext4 or is damaged.

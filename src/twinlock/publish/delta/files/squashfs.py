@@ -9,7 +9,6 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from mmap import mmap
 from typing import Final
 
 from twinlock.core import limits
@@ -23,6 +22,7 @@ from twinlock.publish.delta.files.model import (
     PackedExtent,
     UnreadableError,
 )
+from twinlock.publish.delta.images import Image
 from twinlock.publish.delta.model import Block
 
 _MAGIC: Final = b"hsqs"
@@ -44,7 +44,7 @@ class _Folder:
 
 
 class _Squashfs:
-    def __init__(self, image: mmap) -> None:
+    def __init__(self, image: Image) -> None:
         self._image = image
         head = image[:96]
         if len(head) < 96 or head[:4] != _MAGIC:
@@ -210,7 +210,7 @@ class _Squashfs:
                 at += 9 + name_size
 
 
-def files(image: mmap) -> list[ImageFile]:
+def files(image: Image) -> list[ImageFile]:
     """The regular files of a squashfs image. Raises UnreadableError when it is none, or is damaged."""
     try:
         return _walk(_Squashfs(image))

@@ -163,6 +163,7 @@ class _Workshop:
         start = number * limits.SEGMENT_SIZE_BYTES
         end = min(start + limits.SEGMENT_SIZE_BYTES, len(self._new))
         files = [piece.file for piece in self.new_map.pieces(start, end) if piece.file]
+        files += self.new_map.packed_files(start, end)
         return {name for file in files for name in (file.path, unpacked_name(file))}
 
 
@@ -188,9 +189,8 @@ def _segments(job: _Job, count: int, jobs: int) -> Iterator[EncodedSegment]:
         workshop = _Workshop(old, new, job.libraries)
         if jobs == 1:
             analysed = {name: workshop.analyst.analyse(name) for name in workshop.analyst.names()}
-            known = {name: found for name, found in analysed.items() if found is not None}
             for number in range(count):
-                yield workshop.encoder.encode(number, known)
+                yield workshop.encoder.encode(number, _needed(workshop, analysed, number))
             return
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(jobs, context, _start_worker, (job,))
@@ -202,17 +202,21 @@ def _segments(job: _Job, count: int, jobs: int) -> Iterator[EncodedSegment]:
             pool.shutdown(cancel_futures=True)
 
 
+def _needed(workshop: _Workshop, analysed: dict[str, Known | None], number: int) -> dict[str, Known]:
+    """What is known of the executables in a segment: the same, however many processes there are."""
+    names = sorted(workshop.names(number) & analysed.keys())
+    return {name: found for name in names if (found := analysed[name]) is not None}
+
+
 def _in_pool(
     pool: ProcessPoolExecutor, workshop: _Workshop, count: int, jobs: int
 ) -> Iterator[EncodedSegment]:
     names = workshop.analyst.names()
     analysed = dict(zip(names, pool.map(_analyse, names), strict=True))
-    known = {name: found for name, found in analysed.items() if found is not None}
     pending: deque[Future[EncodedSegment]] = deque()
     for number in range(count):
         if len(pending) == jobs * _AHEAD:
             yield pending.popleft().result()
-        needed = {name: known[name] for name in sorted(workshop.names(number) & known.keys())}
-        pending.append(pool.submit(_encode, number, needed))
+        pending.append(pool.submit(_encode, number, _needed(workshop, analysed, number)))
     while pending:
         yield pending.popleft().result()

@@ -77,7 +77,9 @@ class _Executable:
     def _bytes(data: bytes, section: Section) -> bytes:
         return data[section.offset : section.offset + section.size] if section.stored else b""
 
-    def analyse(self) -> Analysis:
+    def analyse(self) -> Analysis | None:
+        if not self._pairs:
+            return None
         chain = self._chain_map()
         shifts = self._voted(chain)
         found = [item for pair in self._pairs for item in self._fields(pair, shifts)]
@@ -232,4 +234,4 @@ def analyse(old: bytes, new: bytes) -> Analysis | None:
         return None
     executable = _Executable(old, new, old_elf, new_elf)
     found = executable.analyse()
-    return found if found.window else None
+    return found if found is not None and found.window else None

@@ -11,6 +11,7 @@ MACHINE_X86_64: Final = 62
 MACHINE_ARM64: Final = 183
 TYPE_RELOCATABLE: Final = 1
 SECTIONS_MAX: Final = 8192
+SECTION_SIZE_BYTES_MAX: Final = 1 << 32
 _NOBITS: Final = 8
 _ALLOCATED: Final = 2
 _EXECUTABLE: Final = 4
@@ -53,7 +54,7 @@ def parse(data: bytes) -> Elf | None:
     bits = 32 * data[4]
     try:
         return _parse(data, bits)
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, ValueError, OverflowError):
         return None
 
 
@@ -74,7 +75,7 @@ def _parse(data: bytes, bits: int) -> Elf | None:
     text = data[text_start : text_start + text_size]
     sections = []
     for name, section, flags, address, offset, length, link, info, _, entry_size in rows:
-        if section != _NOBITS and offset + length > len(data):
+        if (section != _NOBITS and offset + length > len(data)) or length > SECTION_SIZE_BYTES_MAX:
             return None
         label = text[name : text.index(b"\0", name)] if name < len(text) else b""
         allocated, executable = bool(flags & _ALLOCATED), bool(flags & _EXECUTABLE)

@@ -84,13 +84,34 @@ class ImageMap:
     files: tuple[ImageFile, ...] = ()
     _starts: list[int] = field(default_factory=list)
     _extents: list[tuple[Extent, ImageFile]] = field(default_factory=list)
+    _packed: list[tuple[int, int, ImageFile]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._extents = sorted(
             ((extent, file) for file in self.files for extent in file.extents),
             key=lambda item: (item[0].image_offset, item[1].path),
         )
+        self._packed = sorted(
+            (
+                (start, start + length, file)
+                for file in self.files
+                for packed in file.packed
+                for start, length in packed.block.ranges
+            ),
+            key=lambda item: (item[0], item[2].path),
+        )
         self._starts = [extent.image_offset for extent, _ in self._extents]
+
+    def packed_files(self, start: int, end: int) -> Iterator[ImageFile]:
+        """Files that packed blocks which reach into the image's bytes `start` to `end` hold something of."""
+        index = max(0, bisect.bisect_right(self._packed, start, key=lambda item: item[0]) - 1)
+        while index and self._packed[index - 1][1] > start:
+            index -= 1
+        for low, high, file in self._packed[index:]:
+            if low >= end:
+                break
+            if high > start:
+                yield file
 
     def pieces(self, start: int, end: int) -> Iterator[Piece]:
         """The image's bytes `start` to `end` as pieces, in order, without gaps."""

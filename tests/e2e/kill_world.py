@@ -15,7 +15,7 @@ from twinlock.agent.http import HttpNetwork
 from twinlock.agent.store import FolderStore
 from twinlock.cli.api import Api
 from twinlock.core.limits import MIB
-from twinlock.lab import images
+from twinlock.lab import images, virtual
 from twinlock.lab.virtual import Release, VirtualDevice
 from twinlock.lab.workshop import Packed, ServerProcess, Workshop
 
@@ -51,8 +51,13 @@ class World:
     ) -> tuple[VirtualDevice, str]:
         """A device that runs 1.0, is accepted, and is to get `version`; and the id of its rollout.
 
-        With both slots filled, one that is not marked as bad before it is written would boot.
+        With both slots filled, one that is not marked as bad before it is written would boot. Unless the
+        settings say otherwise all of the image is fetched, so that what is counted does not depend on what
+        the two releases have in common.
         """
+        given = dict(settings or {})
+        network = given.get("network", virtual.NETWORK)
+        given["network"] = network if "ways" in network else f'{network}\nways = ["full"]'
         made = VirtualDevice.provision(
             self.folder / name,
             self.factory_image,
@@ -61,7 +66,7 @@ class World:
             root=self.root,
             device_id=name,
             both_slots=both_slots,
-            settings=settings,
+            settings=given,
         )
         loaded, clock = config.load(made.config), SystemClock()
         network = HttpNetwork(clock, loaded.network)

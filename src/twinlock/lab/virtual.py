@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 
 REBOOT_WANTED: Final = 10
 BOOTS_MAX: Final = 12
+# agent.toml's [network] unless the settings say otherwise
+NETWORK: Final = (
+    "connect_timeout_s = 5.0\nstall_timeout_s = 10.0\nbackoff_s_min = 0.05\nbackoff_s_max = 0.5\nretries = 5"
+)
 AGENT: Final = (sys.executable, "-m", "twinlock.agent.main")
 _STATE_SIZE_BYTES_MAX: Final = limits.MESSAGE_SIZE_BYTES_MAX
 
@@ -167,8 +171,7 @@ class VirtualDevice:
             "reboot": 'mode = "exit"',
             "health": f'required = ["{self.folder}/rootfs{images.HEALTH_FOLDER}/required.d"]\n'
             f'wanted = ["{self.folder}/rootfs{images.HEALTH_FOLDER}/wanted.d"]\ntimeout_s = 20.0',
-            "network": "connect_timeout_s = 5.0\nstall_timeout_s = 10.0\n"
-            "backoff_s_min = 0.05\nbackoff_s_max = 0.5\nretries = 5",
+            "network": NETWORK,
             "hooks": f'folder = "{self.folder}/hooks"',
             **(settings or {}),
         }

@@ -17,7 +17,7 @@ from tests.unit.agent.fakes import (
     pack,
     plan_for,
 )
-from twinlock.agent import memory, pull
+from twinlock.agent import memory, transfer
 from twinlock.agent.gate import baseline, slot
 from twinlock.agent.gate.baseline import Baseline
 from twinlock.agent.health import Gate
@@ -306,7 +306,7 @@ def test_the_smallest_part_is_fetched_and_checked() -> None:
 def test_the_index_that_the_install_kept_is_used() -> None:
     device = on_trial()
     tail = PACKED.payload[PACKED.index.offsets()[-1] :]
-    device.store.write(pull.INDEX, PACKED.offer.sha256 + tail)
+    device.store.write(transfer.INDEX_NAMES["full"], PACKED.offer.sha256 + tail)
     assert judge(device)[0] is None
     assert len(device.network.seen) == 1
 

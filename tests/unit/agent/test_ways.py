@@ -247,7 +247,7 @@ def test_a_current_slot_that_cannot_be_opened_costs_the_full_payload(delta: Delt
     def refuse(slot: str) -> object:
         raise error("slot-unusable", f"slot {slot}: no such device")
 
-    device.slots.open_base = refuse  # type: ignore[method-assign, assignment]
+    device.slots.look = refuse  # type: ignore[method-assign, assignment]
     install(device)
     assert asked(device) == {NEW.offer.sha256.hex()}
     assert any("slot a cannot be read" in note for note in device.display.notes)

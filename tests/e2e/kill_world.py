@@ -56,8 +56,8 @@ class World:
         the two releases have in common.
         """
         given = dict(settings or {})
-        network = given.get("network", virtual.NETWORK)
-        given["network"] = network if "ways" in network else f'{network}\nways = ["full"]'
+        text = given.get("network", virtual.NETWORK)
+        given["network"] = text if "ways" in text else f'{text}\nways = ["full"]'
         made = VirtualDevice.provision(
             self.folder / name,
             self.factory_image,

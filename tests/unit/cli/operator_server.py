@@ -22,6 +22,7 @@ class OperatorServer:
         self.payloads: dict[str, bytes] = {}
         self.releases: dict[str, dict[str, Any]] = {}
         self.metadata: dict[str, Any] | None = None
+        self.fleet: list[dict[str, Any]] | None = None  # None: a server that does not know the call
         self.asked: list[str] = []
         self.tokens: set[str] = set()
         self.faults: list[tuple[str, Fault]] = []
@@ -116,6 +117,8 @@ class Handler(BaseHTTPRequestHandler):
         if self._begin():
             if self.path.split("?")[0] == "/api/v1/releases":
                 self.answer(200, {"releases": list(self.state.releases.values())})
+            elif self.path == "/api/v1/fleet/demo" and self.state.fleet is not None:
+                self.answer(200, {"product": "demo", "images": self.state.fleet})
             elif self.path.removeprefix("/api/v1/releases/") in self.state.releases:
                 self.answer(200, self.state.releases[self.path.removeprefix("/api/v1/releases/")])
             else:

@@ -54,6 +54,7 @@ def commands(server: OperatorServer) -> dict[str, list[str]]:
         "keys list": ["--keys", "keys", "--repo", "repo"],
         "release pack": ["image", "--version", "1.2", *PACK],
         "release sign": ["demo-1.1"],
+        "release delta": ["--from", "demo/1.0", "--to", "demo-1.1", "--jobs", "1"],
         "release publish": to_server,
         "release list": ["--repo", "repo"],
         "release refresh": [],

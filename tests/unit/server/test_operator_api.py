@@ -18,6 +18,7 @@ PATHS = [
     ("GET", "/devices"),
     ("GET", "/devices/dev-1"),
     ("GET", "/devices/dev-1/reports"),
+    ("GET", "/fleet/demo"),
     ("GET", "/rollouts"),
     ("GET", "/rollouts/r1"),
     ("GET", "/audit"),

@@ -18,7 +18,6 @@ SEGMENTS_MAX: Final = IMAGE_SIZE_BYTES_MAX // SEGMENT_SIZE_BYTES
 # Payload files
 PART_SIZE_BYTES_MAX: Final = SEGMENT_SIZE_BYTES + 64 * KIB  # zstd's worst case for a segment, with room
 INDEX_SIZE_BYTES_MAX: Final = 16 * MIB
-BLOCK_HASHES_SIZE_BYTES_MAX: Final = IMAGE_SIZE_BYTES_MAX // 512  # 8 bytes for each 4 KiB
 PAYLOAD_SIZE_BYTES_MAX: Final = IMAGE_SIZE_BYTES_MAX + INDEX_SIZE_BYTES_MAX + GIB
 WINDOW_LOG_MAX: Final = 23  # 8 MiB: segment + reference window
 WINDOW_SIZE_BYTES_MAX: Final = 1 << WINDOW_LOG_MAX

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,6 @@ from twinlock.agent.install import Installer
 from twinlock.agent.ports import Request
 from twinlock.agent.progress import Progress
 from twinlock.agent.pull import REFUSED_MAX
-from twinlock.core import limits
 from twinlock.core.errors import TwinlockError, error
 from twinlock.core.payload import container
 from twinlock.core.payload.blocks import BLOCK_SIZE_BYTES, HASH_SIZE_BYTES
@@ -282,11 +282,17 @@ def test_the_log_knows_what_was_refused_after_a_restart(delta: Delta) -> None:
 
 
 def test_block_hashes_are_bounded() -> None:
-    wrong = msgspec.structs.replace(NEW.index, blocks_size_bytes=8)
-    size = wrong.body_size_bytes + len(container.encode_tail(wrong))
-    with pytest.raises(TwinlockError, match="one for each block"):
-        container.check_fit(wrong, NEW.manifest, size)
-    huge = msgspec.structs.replace(NEW.index, blocks_size_bytes=limits.BLOCK_HASHES_SIZE_BYTES_MAX + 1)
-    tail = container.encode_tail(huge)
-    with pytest.raises(TwinlockError, match="block hashes"):
-        index_of(tail)
+    for size_bytes in (8, -8, NEW.index.blocks_size_bytes + 8, 2**60):
+        tail = container.encode_tail(msgspec.structs.replace(NEW.index, blocks_size_bytes=size_bytes))
+        with pytest.raises(TwinlockError, match="one for each block"):
+            index_of(tail)
+
+
+def test_an_index_has_one_form() -> None:
+    """No block hashes are said by saying nothing."""
+    index = msgspec.structs.replace(NEW.index, blocks_size_bytes=0)
+    body = msgspec.msgpack.encode(index)
+    trailer = container.Trailer(len(body), hashlib.sha256(body).digest())
+    with pytest.raises(TwinlockError, match="one form"):
+        container.decode_index(body, trailer)
+    assert index_of(container.encode_tail(index)) == index

@@ -325,6 +325,11 @@ PACKING = [
 ]
 
 SIGNING = [
+    Case("release delta --from none --to demo/1.0", "input-invalid"),
+    Case("release delta --from demo/9.9 --to demo/1.0", "release-unknown"),
+    Case("release delta --from demo/1.0 --to demo/1.0 --repo none", "input-missing"),
+    Case("release delta --from demo/1.0 --to keys", "input-missing"),
+    Case("release delta --from demo-1.1 --to demo/1.0", "payload-part-hash", flipped_payload),
     Case("release sign none", "input-missing"),
     Case("release sign image", "input-missing"),
     Case(SIGN + " --repo none", "input-missing"),

@@ -55,7 +55,7 @@ class Index(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
         offsets = [0]
         left = self.image_size_bytes
         for part in self.parts:
-            count = blocks.block_count(min(left, limits.SEGMENT_SIZE_BYTES)) if part.length else 0
+            count = blocks.block_count(max(min(left, limits.SEGMENT_SIZE_BYTES), 0)) if part.length else 0
             offsets.append(offsets[-1] + count * blocks.HASH_SIZE_BYTES)
             left -= limits.SEGMENT_SIZE_BYTES
         return offsets
@@ -75,9 +75,15 @@ class Trailer(msgspec.Struct, frozen=True):
 
 def encode_tail(index: Index) -> bytes:
     """Index and trailer, ready to be written behind the last part."""
-    body = msgspec.msgpack.encode(index)
+    body = _encode(index)
     digest = hashlib.sha256(body).digest()
     return body + _TRAILER.pack(MAGIC, VERSION, 0, 0, len(body), digest)
+
+
+def _encode(index: Index) -> bytes:
+    """An index has one encoding; what it says of block hashes is left out when there are none."""
+    whole: tuple[object, ...] = (index.image_sha256, index.image_size_bytes, index.base_sha256, index.parts)
+    return msgspec.msgpack.encode((*whole, index.blocks_size_bytes) if index.blocks_size_bytes else whole)
 
 
 def decode_trailer(data: bytes) -> Trailer:
@@ -112,10 +118,12 @@ def decode_index(data: bytes, trailer: Trailer) -> Index:
     for digest in (index.image_sha256, index.base_sha256):
         if digest is not None and len(digest) != HASH_SIZE_BYTES:
             raise error("payload-malformed", "a hash in the payload's index is not 32 bytes")
-    if not 0 <= index.blocks_size_bytes <= limits.BLOCK_HASHES_SIZE_BYTES_MAX:
-        raise error("payload-malformed", f"the payload claims {index.blocks_size_bytes} of block hashes")
+    if _encode(index) != data:
+        raise error("payload-malformed", "the payload's index is not in its one form")
     for part in index.parts:
         check_part(part)
+    if index.blocks_size_bytes not in (0, index.block_offsets()[-1]):
+        raise error("payload-malformed", "the payload's block hashes are not one for each block")
     if index.base_sha256 is None and any(isinstance(part, DELTA_KINDS) for part in index.parts):
         raise error("payload-malformed", "the payload names no base, but has parts that need one")
     return index
@@ -123,16 +131,12 @@ def decode_index(data: bytes, trailer: Trailer) -> Index:
 
 def check_fit(index: Index, manifest: Manifest, size_bytes: int) -> None:
     """Raises TrustError `payload-unfit` unless a file of `size_bytes` encodes the manifest's image."""
-    body = size_bytes - TRAILER_SIZE_BYTES - len(msgspec.msgpack.encode(index))
+    body = size_bytes - TRAILER_SIZE_BYTES - len(_encode(index))
     rules = (
         (index.image_sha256 == manifest.image_sha256, "it encodes another image"),
         (index.image_size_bytes == manifest.image_size_bytes, "it encodes an image of another size"),
         (len(index.parts) == manifest.segment_count, "it has another number of segments"),
         (index.body_size_bytes == body, "its parts do not fill the file"),
-        (
-            index.blocks_size_bytes in (0, index.block_offsets()[-1]),
-            "its block hashes are not one for each block",
-        ),
     )
     for holds, what in rules:
         if not holds:

@@ -14,9 +14,11 @@ import hashlib
 from typing import TYPE_CHECKING, Final
 
 from twinlock.agent import memory
+from twinlock.agent.plan import Running
 from twinlock.agent.reuse import Held
 from twinlock.agent.session import SessionCredentials
 from twinlock.agent.transfer import Transfer
+from twinlock.core.bootrecord import other
 from twinlock.core.errors import Kind, TwinlockError, error
 from twinlock.core.payload import parts
 
@@ -85,11 +87,11 @@ class Puller:
             rest.remove(number)
 
         ways = self._config.network.ways
-        record = self._ports.boot.read()
-        running = memory.running(self._ports.store, record)
-        delta = _delta(self._plan, running.image_sha256) if "delta" in ways else None
+        slot = other(self._plan.job.slot)
+        held = memory.slots(self._ports.store).get(slot, Running())
+        delta = _delta(self._plan, held.image_sha256) if "delta" in ways else None
         if delta is not None or "adaptive" in ways:
-            self._from_slot(record.default, delta, rest, delivered)
+            self._from_slot(slot, delta, rest, delivered)
         if rest:
             self._full.pull(
                 sorted(rest), lambda number, part, data: delivered(number, self._decode(part, data, number))

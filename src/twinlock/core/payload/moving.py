@@ -7,12 +7,13 @@ import struct
 import sys
 from array import array
 from bisect import bisect_right
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from twinlock.core.payload.fields import Field, Fields, Kind, Shifts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 _BIG: Final = sys.byteorder == "big"
 _TYPES: Final = {4: "I", 8: "Q"}
@@ -26,26 +27,51 @@ _X86: Final = (
     re.compile(rb"\x0f[\x80-\x8f](?=...[\x00-\x03\xfc-\xff])", re.DOTALL),
     re.compile(rb"[\x05\x0d\x15\x1d\x25\x2d\x35\x3d](?=...[\x00-\x03\xfc-\xff])", re.DOTALL),
 )
+_CHUNK_BYTES: Final = 64 * 1024
+_PATTERN_BYTES_MAX: Final = 6  # two bytes and an operand
+_ROW_COUNT_MAX: Final = 8192
+_SIGNED: Final = struct.Struct("<i")
 _ARM64_BRANCH_MASK: Final = 0x7C000000  # B and BL differ in the top bit alone
 _ARM64_BRANCH: Final = 0x14000000
 
 
 def move(window: bytearray, fields: Fields) -> None:
-    """Rewrites the addresses of a window in place."""
+    """Rewrites the addresses of a window in place. Memory: some hundred KiB beside it."""
     for field in fields.window:
-        _MOVERS[field.kind](window, field, fields.maps[field.map])
+        for piece in _pieces(field):
+            _MOVERS[field.kind](window, piece, fields.maps[field.map])
+
+
+def _pieces(field: Field) -> Iterator[Field]:
+    """A row as shorter rows: Python's numbers take ten times the bytes that they stand for."""
+    if field.kind not in (Kind.WORDS, Kind.RELATIVE) or field.count <= _ROW_COUNT_MAX:
+        yield field
+        return
+    width = field.width
+    for first in range(0, field.count, _ROW_COUNT_MAX):
+        count = min(_ROW_COUNT_MAX, field.count - first)
+        shift = first * field.stride
+        yield replace(
+            field,
+            place=field.place + shift,
+            length=field.stride * (count - 1) + width,
+            address=field.address + shift if field.kind is Kind.RELATIVE else field.address,
+            count=count,
+        )
 
 
 def finish(text: bytearray, fields: Fields) -> None:
     """Makes the addresses of a text relative to themselves again, in place."""
     for field in fields.text:
-        _rebase(text, field, -1)
+        for piece in _pieces(field):
+            _rebase(text, piece, -1)
 
 
 def unfinish(text: bytearray, fields: Fields) -> None:
     """Turns `finish` back: the text as the encoder matches it."""
     for field in fields.text:
-        _rebase(text, field, 1)
+        for piece in _pieces(field):
+            _rebase(text, piece, 1)
 
 
 def _rebase(data: bytearray, field: Field, sign: int) -> None:
@@ -79,12 +105,14 @@ def _frames(data: bytearray, field: Field) -> list[int]:
 
 def _words(window: bytearray, field: Field, shifts: Shifts) -> None:
     starts, moves, bias, adjust = shifts.starts, shifts.shifts, field.bias, field.adjust
-    mask = (1 << 8 * field.width) - 1
+    low, high, mask = starts[0], starts[-1], (1 << 8 * field.width) - 1
     _put(
         window,
         field,
         [
-            value + moves[bisect_right(starts, value + bias & mask)] + adjust & mask
+            value + moves[bisect_right(starts, address)] + adjust & mask
+            if low <= (address := value + bias & mask) < high
+            else value + adjust & mask
             for value in _get(window, field)
         ],
     )
@@ -98,32 +126,56 @@ def _relative(window: bytearray, field: Field, shifts: Shifts) -> None:
 
 
 def _x86(window: bytearray, field: Field, shifts: Shifts) -> None:
-    code = bytes(window[field.place : field.place + field.length])
-    branches, jumps, displacements = _X86
-    ends = [match.end() for match in branches.finditer(code.translate(_ONE_BRANCH))]
-    ends += [match.end() for match in jumps.finditer(code)]
-    ends += [match.end() for match in displacements.finditer(code)]
-    ends.sort()
     starts, moves = shifts.starts, shifts.shifts
     first, low, high = field.address, starts[0], starts[-1]
     index = bisect_right(starts, first)
-    behind = starts[index] - first if index < len(starts) else len(code)
-    number = struct.Struct("<i").unpack_from
+    behind = starts[index] - first if index < len(starts) else field.length
     free = 0
-    for at in ends:
-        if at < free:
-            continue
-        (offset,) = number(code, at)
-        target = first + at + 4 + offset
-        if not low <= target < high:
-            continue
-        free = at + 4
-        while at >= behind:
-            index += 1
-            behind = starts[index] - first if index < len(starts) else len(code)
-        change = moves[bisect_right(starts, target)] - moves[index]
-        if change:
-            struct.pack_into("<I", window, field.place + at, offset + change & _MASK32)
+    for begin, code in _code(window, field):
+        for at in _operands(code, _CHUNK_BYTES):
+            place = begin + at
+            if place < free:
+                continue
+            (offset,) = _SIGNED.unpack_from(code, at)
+            target = first + place + 4 + offset
+            if not low <= target < high:
+                continue
+            free = place + 4
+            while place >= behind:
+                index += 1
+                behind = starts[index] - first if index < len(starts) else field.length
+            change = moves[bisect_right(starts, target)] - moves[index]
+            if change:
+                struct.pack_into("<I", window, field.place + place, offset + change & _MASK32)
+
+
+def _code(window: bytearray, field: Field) -> Iterator[tuple[int, bytes]]:
+    """(start within the field, bytes) of its chunks, each with what a pattern may need of the next.
+
+    A chunk is read before the one before it is changed: operands may reach over.
+    """
+    end = field.place + field.length
+
+    def read(begin: int) -> bytes:
+        start = field.place + begin
+        return bytes(memoryview(window)[start : min(start + _CHUNK_BYTES + _PATTERN_BYTES_MAX, end)])
+
+    code = read(0)
+    for begin in range(0, field.length, _CHUNK_BYTES):
+        following = read(begin + _CHUNK_BYTES) if begin + _CHUNK_BYTES < field.length else b""
+        yield begin, code
+        code = following
+
+
+def _operands(code: bytes, size: int) -> list[int]:
+    """Where operands may be, ascending: behind patterns that start within the first `size` bytes."""
+    branches, jumps, displacements = _X86
+    found = [match.end() for match in branches.finditer(code.translate(_ONE_BRANCH))]
+    found += [match.end() for match in displacements.finditer(code)]
+    found = [end for end in found if end <= size]
+    found += [match.end() for match in jumps.finditer(code) if match.start() < size]
+    found.sort()
+    return found
 
 
 def _arm64(window: bytearray, field: Field, shifts: Shifts) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 from twinlock.core import limits
 from twinlock.core.errors import error
-from twinlock.core.payload.moving import unfinish
+from twinlock.core.payload.moving import move, unfinish
 from twinlock.core.payload.parts import Copy, Part, Patch, Prefix, Zero, Zstd, decode_part, is_zero
 from twinlock.core.payload.prefix import PREFIX_SIZE_BYTES_MIN
 from twinlock.core.payload.program import Pack
@@ -97,7 +97,9 @@ class Encoder:
         else:
             refs, text, packs = stretch.refs, stretch.text, stretch.packs
         located = self._locator.text(stretch)
-        window, prepared = self._moved(refs, located, known)
+        prepared = self._prepared(refs, located, known)
+        window = bytearray(self._window.read([*refs, *prepared.tables]))
+        move(window, prepared.fields)
         unfinished = bytearray(text)
         unfinish(unfinished, prepared.fields)
         covers = find_covers(bytes(window[: size_of(refs)]), bytes(unfinished))
@@ -106,11 +108,14 @@ class Encoder:
         program = build_program([*refs, *prepared.tables], window, unfinished, covers, packs, prepared.fields)
         return pack_step(program, sum(pack.take for pack in packs) or len(text))
 
+    def _prepared(self, refs: Sequence[Ref], text: Sequence[Located], known: Mapping[str, Known]) -> Prepared:
+        return prepare(known, self._locator.window(refs), size_of(refs), text, self._locator.refs)
+
     def _moved(
         self, refs: Sequence[Ref], text: Sequence[Located], known: Mapping[str, Known]
     ) -> tuple[bytearray, Prepared]:
         """The window of the refs, its addresses moved, and the fields that did it."""
-        prepared = prepare(known, self._locator.window(refs), size_of(refs), text, self._locator.refs)
+        prepared = self._prepared(refs, text, known)
         window = bytearray(self._window.read([*refs, *prepared.tables]))
         return window, replace(prepared, fields=pruned(window, prepared.fields))
 

@@ -6,6 +6,7 @@ ours.py apply OLD DELTA OUT     what a device does, part by part; ends with two 
 ours.py idle                    what both need before they begin
 """
 
+import importlib
 import os
 import resource
 import sys
@@ -60,17 +61,24 @@ def apply(old: Path, delta: Path, out: Path) -> None:
 
 def idle() -> None:
     """Has the decoder's modules and libraries, and decodes nothing: the interpreter's own memory."""
-    import lzma
-
-    from twinlock.core.payload import container, libraries, parts
-
-    assert lzma and container and parts
-    libraries.available()
+    for name in ("lzma", "twinlock.core.payload.container", "twinlock.core.payload.parts"):
+        importlib.import_module(name)
+    importlib.import_module("twinlock.core.payload.libraries").available()
 
 
 def peak_kib() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def main() -> None:
+    paths = list(map(Path, sys.argv[2:]))
+    if sys.argv[1] == "encode":
+        encode(*paths)
+    elif sys.argv[1] == "apply":
+        apply(*paths)
+    else:
+        idle()
+
+
 if __name__ == "__main__":
-    {"encode": encode, "apply": apply, "idle": idle}[sys.argv[1]](*map(Path, sys.argv[2:]))
+    main()

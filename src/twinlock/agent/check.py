@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from twinlock import __version__
-from twinlock.agent import decide, identity, memory, session, usage
+from twinlock.agent import decide, evidence, identity, memory, session, usage
 from twinlock.agent import plan as plans
 from twinlock.agent.api import DeviceApi
 from twinlock.agent.metadata import MetadataClient
@@ -72,9 +72,11 @@ class Check:
             match self._request.mode:
                 case "poll":
                     self._send_reports()
+                    self._send_evidence()
                     self._poll()
                 case "flush":
                     self._send_reports()
+                    self._send_evidence()
                 case "gate":
                     self._prove_key()
                     self._send_reports()
@@ -146,6 +148,29 @@ class Check:
         if set(durable) < {report.seq for report in batch}:
             raise error("server-busy", "the server did not keep every report")
         return True
+
+    def _send_evidence(self) -> None:
+        """Sends the pieces that wait. A server that does not take them holds up nothing else.
+
+        A piece goes when the server holds it durably, or says that it can never be taken. A server that does
+        not know the call yet gets them when it does.
+        """
+        try:
+            for path, piece in evidence.waiting(self._store):
+                body = protocol.encode(msgspec.structs.replace(piece, device_id=self._identity.device_id))
+                signature = self._identity.key.sign(device_key.evidence_bytes(body))
+                message = protocol.SignedEvidence(body=body, signature=signature)
+                try:
+                    answer = self._call("evidence", message, protocol.EvidenceAnswer)
+                    if answer.durable != hashlib.sha256(body).hexdigest():
+                        raise error("answer-malformed", "the server acknowledges another piece of evidence")
+                except TwinlockError as problem:
+                    if problem.code not in ("request-malformed", "request-too-large", "signature-invalid"):
+                        raise
+                    self._ports.display.note(f"the server refuses evidence for good: {problem}")
+                self._store.remove(path)
+        except TwinlockError as problem:
+            self._ports.display.note(f"evidence waits for the next run: {problem}")
 
     def _signed(self, report: protocol.Report) -> protocol.SignedReport:
         body = protocol.encode(msgspec.structs.replace(report, device_id=self._identity.device_id))

@@ -136,7 +136,8 @@ class HealthConfig(_Table, frozen=True):
 
     `critical_units` are names of systemd units that must be up, or patterns (`*`) of units that must not have
     failed; `timer` is the one that starts the agent next. `free_bytes_min` must be left for the state.
-    `verify_image`: "auto" reads the running slot back unless it is mounted read-write.
+    `verify_image`: "auto" reads the running slot back unless it is mounted read-write. `manager`: "none"
+    leaves the machine's systemd, journal and kernel records alone: they are not this (virtual) device's.
     """
 
     required: tuple[Path, ...] = (Path("/etc/twinlock/health/required.d"),)
@@ -148,6 +149,7 @@ class HealthConfig(_Table, frozen=True):
     timer: Annotated[str, Meta(max_length=256, pattern=r"^([\w:.\\@][\w:.\\@-]*\.timer)?$")] = ""
     free_bytes_min: Natural = limits.MIB
     verify_image: Literal["auto", "always", "never"] = "auto"
+    manager: Literal["auto", "none"] = "auto"
 
 
 class NetworkConfig(_Table, frozen=True):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from twinlock.agent.plan import Job
 from twinlock.agent.states import Verdict
+from twinlock.agent.system import LastEnd
 from twinlock.core.bootrecord import BootRecord
 
 
@@ -13,7 +14,8 @@ from twinlock.core.bootrecord import BootRecord
 class Started:
     """A run begins. `planned` is the job in plan.json if that is intact; `damaged`: the journal is not.
 
-    `restored`: the boot record was lost, and recovery has just made `record` anew.
+    `restored`: the boot record was lost, and recovery has just made `record` anew. `ended` is how the boot
+    before this one ended, asked where a trial is to be settled.
     """
 
     record: BootRecord
@@ -22,6 +24,7 @@ class Started:
     planned: Job | None = None
     damaged: bool = False
     restored: bool = False
+    ended: LastEnd = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,9 +72,16 @@ def programs(folders: Iterable[Path]) -> list[Path]:
 
 def run_one(path: Path, timeout_s: float, clock: Clock) -> HookResult:
     """Runs one program to its end, or ends it and its whole process group when its time is over."""
+    return run_bounded([str(path)], path.name, timeout_s, clock, OUTPUT_SIZE_BYTES_MAX)
+
+
+def run_bounded(
+    argv: list[str], name: str, timeout_s: float, clock: Clock, size_bytes_max: int
+) -> HookResult:
+    """As `run_one`, with arguments; the last `size_bytes_max` bytes of what it writes are kept."""
     try:
         child = subprocess.Popen(
-            [str(path)],
+            argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -82,19 +89,21 @@ def run_one(path: Path, timeout_s: float, clock: Clock) -> HookResult:
             start_new_session=True,
         )
     except OSError as problem:
-        return HookResult(path.name, DID_NOT_START, False, f"does not start: {problem.strerror}")
+        return HookResult(name, DID_NOT_START, False, f"does not start: {problem.strerror}")
     assert child.stdout is not None
     try:
-        output, timed_out = _watch(child, clock.monotonic_s() + timeout_s, clock)
+        output, timed_out = _watch(child, clock.monotonic_s() + timeout_s, clock, size_bytes_max)
     finally:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)  # what it left behind, too
         child.wait()
         child.stdout.close()
-    return HookResult(path.name, child.returncode, timed_out, output.decode("utf-8", "replace").strip())
+    return HookResult(name, child.returncode, timed_out, output.decode("utf-8", "replace").strip())
 
 
-def _watch(child: subprocess.Popen[bytes], until_s: float, clock: Clock) -> tuple[bytes, bool]:
+def _watch(
+    child: subprocess.Popen[bytes], until_s: float, clock: Clock, size_bytes_max: int
+) -> tuple[bytes, bool]:
     """The end of what it wrote, and whether its time ran out. Ends with the program, not with its output:
     a process that it left in the background may hold the pipe open for ever."""
     assert child.stdout is not None
@@ -108,7 +117,7 @@ def _watch(child: subprocess.Popen[bytes], until_s: float, clock: Clock) -> tupl
             if not ended and left_s > 0:
                 selector.select(min(_STEP_S, left_s))
             while chunk := _read(child.stdout.fileno()):
-                output = (output + chunk)[-OUTPUT_SIZE_BYTES_MAX:]
+                output = (output + chunk)[-size_bytes_max:]
                 if not ended and clock.monotonic_s() >= until_s:
                     break
             if ended or left_s <= 0:

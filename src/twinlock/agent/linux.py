@@ -10,6 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from twinlock.agent import aftermath
+from twinlock.agent.clock import SystemClock
 from twinlock.agent.system import Unit
 from twinlock.core.errors import error
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from twinlock.agent.config import Config
-    from twinlock.agent.system import UnitState
+    from twinlock.agent.system import LastEnd, UnitState
 
 TIMEOUT_S: Final = 20.0
 FAILED_UNITS_MAX: Final = 64
@@ -38,9 +40,18 @@ _NONE: Final = ("", "0")
 
 
 class LinuxSystem:
-    """`root` is where /run, /proc and the like are: another folder in tests. `systemctl` is the program."""
+    """`root` is where /run, /proc and the like are: another folder in tests, as the programs are others."""
 
-    def __init__(self, config: Config, root: Path = Path("/"), systemctl: str = "systemctl") -> None:
+    def __init__(
+        self,
+        config: Config,
+        root: Path = Path("/"),
+        systemctl: str = "systemctl",
+        journalctl: str = "journalctl",
+    ) -> None:
+        self._clock = SystemClock()
+        self._is_ours = config.health.manager == "auto"
+        self._journalctl = journalctl
         self._slots = config.slots
         self._state = config.state
         self._root = root
@@ -48,7 +59,7 @@ class LinuxSystem:
 
     @property
     def has_units(self) -> bool:
-        return (self._root / "run/systemd/system").is_dir()  # sd_booted(3)
+        return self._is_ours and (self._root / "run/systemd/system").is_dir()  # sd_booted(3)
 
     def in_maintenance(self) -> bool:
         return self._ask("is-system-running").strip() == "maintenance"
@@ -84,6 +95,18 @@ class LinuxSystem:
             return False
         number = f"{os.major(device)}:{os.minor(device)}"
         return bool(device) and any(_is_writable(line, number) for line in lines)
+
+    def last_end(self) -> LastEnd:
+        return aftermath.last_end(self._root, self._journalctl, self._clock) if self._is_ours else ""
+
+    def journal(self, *, last: bool) -> str:
+        return aftermath.journal(self._journalctl, self._clock, last=last) if self._is_ours else ""
+
+    def panics(self) -> dict[str, str]:
+        return aftermath.panics(self._root) if self._is_ours else {}
+
+    def forget(self, name: str) -> None:
+        aftermath.forget(self._root, name)
 
     def _ask(self, *args: str) -> str:
         """What systemctl prints, at most so much of it. Its exit code says how units are, not how it went."""

@@ -25,6 +25,7 @@ from twinlock.agent import effects as do
 from twinlock.agent import events as on
 from twinlock.agent.plan import Job, unknown_job
 from twinlock.agent.states import Phase, State, Verdict
+from twinlock.agent.system import LastEnd
 from twinlock.core.bootrecord import BootRecord, other
 from twinlock.core.errors import CATALOGUE, EXIT_CODES, Kind
 from twinlock.core.names import RECOVERY, SLOTS
@@ -46,6 +47,11 @@ PASSING: Final = frozenset(
         "journal-corrupt",
     }
 )
+_ENDS: Final = {
+    "panic": "the kernel panicked; its last words are among the evidence",
+    "watchdog": "it hung, and the watchdog reset the device",
+    "cut": "its journal ends without a shutdown (a hang that was reset, a crash, or a loss of power)",
+}
 # Failures of a slot's medium or place: in recovery the other slot is worth a try.
 OF_THE_SLOT: Final = frozenset({"io-error", "slot-readback", "slot-unusable"})
 _NOTHING_WHOLE: Final = "the boot record was lost, and no slot is known to hold its release whole"
@@ -134,7 +140,7 @@ def _started(state: State, event: on.Started) -> Step:
             state = replace(state, phase=Phase.ARMED, job=job, verdict=None, armed_boot_id="", fallbacks=0)
         elif not state.armed_boot_id:
             state = replace(state, armed_boot_id=before)  # the power went between record and journal
-        after, effects = _pending(state, record)
+        after, effects = _pending(state, record, event.ended)
     elif job is not None and state.phase is not Phase.INSTALLING:
         after, effects = _ended(replace(state, job=job), record, job)
     elif state.phase in (Phase.IDLE, Phase.INSTALLING, Phase.VERIFIED):
@@ -180,7 +186,7 @@ def _leave(state: State) -> Step:
     return _told_once(state, told, (do.Flush(), _finish("boot-control", what)))
 
 
-def _pending(state: State, record: BootRecord) -> Step:
+def _pending(state: State, record: BootRecord, ended: LastEnd) -> Step:
     """A trial is in the boot record: run it, go on with it, or end it."""
     if state.phase is Phase.ROLLING_BACK:
         return _roll_back(state, state.verdict)
@@ -191,7 +197,7 @@ def _pending(state: State, record: BootRecord) -> Step:
         # Also with no try left: where the agent counts, the last one is taken off before the reboot.
         return replace(state, phase=Phase.ARMED), (do.Flush(), do.AskHooks(BEFORE_REBOOT))
     if record.tries_left == 0:
-        return _roll_back(state, Verdict(code="trial-exhausted", detail=_exhausted(state, record)))
+        return _roll_back(state, Verdict(code="trial-exhausted", detail=_exhausted(state, record, ended)))
     tries = state.tries or record.tries_left
     fallbacks = state.fallbacks + 1
     if fallbacks > tries:
@@ -207,10 +213,12 @@ def _pending(state: State, record: BootRecord) -> Step:
     return armed, (do.AskHooks(BEFORE_REBOOT),)
 
 
-def _exhausted(state: State, record: BootRecord) -> str:
+def _exhausted(state: State, record: BootRecord, ended: LastEnd) -> str:
+    how = "never came up"
     if state.phase is Phase.TRIAL:
-        return f"slot {record.trying} came up but did not get as far as a verdict"
-    return f"slot {record.trying} never came up"
+        how = "came up but did not get as far as a verdict"
+    why = _ENDS.get(ended)
+    return f"slot {record.trying} {how}{f': {why}' if why else ''}"
 
 
 def _ended(state: State, record: BootRecord, job: Job) -> Step:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from twinlock.agent import effects as do
 from twinlock.agent import events as on
-from twinlock.agent import health, memory, progress
+from twinlock.agent import evidence, health, memory, progress
 from twinlock.agent import plan as plans
 from twinlock.agent import request as requests
 from twinlock.agent.fetch import Tally
@@ -195,6 +195,8 @@ class Performer:
             raise error("internal", "a trial without a job")
         self._note(f"slot {state.booted} is on trial: checking its health")
         verdict, remarks = health.Gate(self._ports, self._config, job).judge()
+        if verdict is not None:
+            evidence.keep_journal(self._ports, job, last=False)
         return on.Judged(verdict, clip_detail(remarks))
 
 

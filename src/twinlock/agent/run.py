@@ -13,7 +13,7 @@ import msgspec
 
 from twinlock.agent import effects as do
 from twinlock.agent import events as on
-from twinlock.agent import journal, machine, recovery, usage
+from twinlock.agent import evidence, journal, machine, recovery, usage
 from twinlock.agent import plan as plans
 from twinlock.agent.gate import baseline
 from twinlock.agent.perform import Performer
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from twinlock.agent.boot.base import Booted
     from twinlock.agent.config import Config
     from twinlock.agent.ports import Ports
+    from twinlock.agent.system import LastEnd
     from twinlock.core.bootrecord import BootRecord
 
 LAST: Final = "last.json"
@@ -87,7 +88,24 @@ def _started(ports: Ports, performer: Performer, state: State, *, damaged: bool)
         raise
     planned = plans.load(ports.store)
     job = None if planned is None else planned.job
-    return on.Started(record, booted.slot, booted.boot_id, job, damaged, restored)
+    ended = _look_back(ports, state, record, booted)
+    return on.Started(record, booted.slot, booted.boot_id, job, damaged, restored, ended)
+
+
+def _look_back(ports: Ports, state: State, record: BootRecord, booted: Booted) -> LastEnd:
+    """Keeps what the boot before this one left behind; how it ended, if a trial is to be settled."""
+    on_trial = state.job if state.phase in (Phase.ARMED, Phase.TRIAL, Phase.ROLLING_BACK) else None
+    ended: LastEnd = ""
+    try:
+        if record.trying is not None and booted.slot != record.trying:
+            ended = ports.system.last_end()  # before the kernel's words are given back
+        evidence.keep_panics(ports, on_trial)
+        over = record.trying is None or record.tries_left == 0
+        if on_trial is not None and on_trial.known and over and booted.slot != on_trial.slot:
+            evidence.keep_journal(ports, on_trial, last=True)
+    except TwinlockError as problem:
+        ports.display.note(f"what the last boot left behind is not kept: {problem}")
+    return ended
 
 
 def _read_record(ports: Ports) -> tuple[BootRecord, Booted]:

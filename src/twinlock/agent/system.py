@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 UnitState = Literal["good", "starting", "bad"]
+# How the boot before this one ended; "" when it ended well, or nothing is known of it.
+LastEnd = Literal["", "panic", "watchdog", "cut"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,22 @@ class System(Protocol):
         """Whether the running system may write to the slot's medium by itself: it is mounted read-write."""
         ...
 
+    def last_end(self) -> LastEnd:
+        """How the boot before this one ended, as far as the kernel and the journal tell. Never fails."""
+        ...
+
+    def journal(self, *, last: bool) -> str:
+        """The end of this boot's journal, or of the `last` boot's; empty where there is none. Never fails."""
+        ...
+
+    def panics(self) -> dict[str, str]:
+        """The kernel's last words that a panic left behind, by a name that `forget` takes. Never fails."""
+        ...
+
+    def forget(self, name: str) -> None:
+        """Gives the place of these words back to the kernel, once they are kept elsewhere. Never fails."""
+        ...
+
 
 class Unmanaged:
     """Nothing is known. Is a `System`."""
@@ -70,3 +88,16 @@ class Unmanaged:
     def is_written(self, slot: str) -> bool:
         del slot
         return False
+
+    def last_end(self) -> LastEnd:
+        return ""
+
+    def journal(self, *, last: bool) -> str:
+        del last
+        return ""
+
+    def panics(self) -> dict[str, str]:
+        return {}
+
+    def forget(self, name: str) -> None:
+        """There is nothing to forget."""

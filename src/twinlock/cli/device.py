@@ -10,7 +10,7 @@ import typer
 
 from twinlock.cli import api
 from twinlock.cli.output import JsonOption, Output, Table
-from twinlock.cli.text import size_text
+from twinlock.cli.text import clean, size_text
 from twinlock.core.device_key import PEM_SIZE_BYTES_MAX, DevicePublicKey
 from twinlock.core.durable import read_bounded
 from twinlock.core.errors import error
@@ -80,6 +80,15 @@ def show(
         title="Reports, newest first",
         empty="no reports yet",
     )
+    left = Table(
+        ("evidence", "kind", "release", "slot", "received"),
+        [
+            (n["name"][:12], n["kind"], f"{n['product']} {n['version']}".strip(), n["slot"], n["received"])
+            for n in one["evidence"]
+        ],
+        title="Evidence, newest first",
+    )
+    hint = f"read evidence with `twinlock device evidence {one['device_id']} NAME`"
     noted = [
         Table(
             ("noted", "detail", "times", "last"),
@@ -88,8 +97,35 @@ def show(
         )
     ]
     Output(as_json).show(
-        {"device": one}, "\n".join(lines), reports, *(noted if one["attack_indicators"] else [])
+        {"device": one},
+        "\n".join(lines),
+        reports,
+        *([left, hint] if one["evidence"] else []),
+        *(noted if one["attack_indicators"] else []),
     )
+
+
+@app.command()
+def evidence(
+    device_id: IdArgument,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="As `device show` lists it; its beginning is enough.")
+    ],
+    server: api.ServerOption = api.SERVER_DEFAULT,
+    token: api.TokenOption = None,
+    token_file: api.TokenFileOption = None,
+    ca_file: api.CaFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a trial or a panic left behind on a device: its journal's end, the kernel's last words."""
+    client = api.connect(server, token, token_file, ca_file)
+    path = f"/devices/{check_device_id(device_id)}"
+    names = [one["name"] for one in client.get(path)["evidence"] if name and one["name"].startswith(name)]
+    if len(names) != 1:
+        how = "no evidence" if not names else "more than one piece of evidence"
+        raise error("not-found", f"{device_id} has {how} whose name begins with {name[:64]!r}")
+    found = client.get(f"{path}/evidence/{names[0]}")
+    Output(as_json).show({"evidence": found}, "\n".join(map(clean, found["text"].splitlines())))
 
 
 @app.command()

@@ -41,6 +41,11 @@ def report_bytes(body: bytes) -> bytes:
     return _text("report-v1", body)
 
 
+def evidence_bytes(body: bytes) -> bytes:
+    """What the signature of a piece of evidence signs."""
+    return _text("evidence-v1", body)
+
+
 def generate() -> bytes:
     """A new private key as unencrypted PKCS#8 PEM, to be stored with mode 0600."""
     key = ec.generate_private_key(ec.SECP256R1())

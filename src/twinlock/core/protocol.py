@@ -7,6 +7,7 @@
 | POST /device/v1/session             | SessionRequest   | SessionAnswer                             |
 | POST /device/v1/poll                | PollRequest      | PollAnswer          (bearer token)        |
 | POST /device/v1/reports             | ReportBatch      | ReportAnswer        (bearer token)        |
+| POST /device/v1/evidence            | SignedEvidence   | EvidenceAnswer      (bearer token)        |
 | GET  /device/v1/payloads/SHA256     |                  | payload bytes, ranges (bearer token)      |
 | GET  /repository/metadata/NAME.json |                  | signed metadata                           |
 | GET  /repository/targets/PATH       |                  | manifests, named by hash                  |
@@ -167,6 +168,42 @@ class ReportAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """The `seq` of every report in the batch that is durable on the server now, new or known before."""
 
     durable: tuple[int, ...]
+
+
+class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """What a boot left behind: the end of its journal, or the kernel's last words (pstore).
+
+    `data` is one zstd frame of UTF-8 text, at most `EVIDENCE_SIZE_BYTES_MAX`, unpacked at most
+    `EVIDENCE_TEXT_SIZE_BYTES_MAX`. `product`, `version`, `slot` and `assignment_id` say which trial it is
+    about, as far as that is known. `time_s` is when it was collected, on the device's trusted time. The name
+    of a piece is the SHA-256 of the message's bytes: the same piece sent twice is kept once.
+    """
+
+    device_id: str
+    kind: Literal["journal", "pstore"]
+    data: bytes
+    assignment_id: str = ""
+    product: str = ""
+    version: str = ""
+    slot: str = ""
+    time_s: int = 0
+
+
+class SignedEvidence(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
+    """`body` is the JSON of an Evidence, `signature` the device key's over `device_key.evidence_bytes`."""
+
+    body: bytes
+    signature: bytes
+
+
+class EvidenceAnswer(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
+    """The name of the piece that is durable on the server now: lower-case hex, 64 digits."""
+
+    durable: str
 
 
 class ErrorBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):

@@ -169,7 +169,9 @@ class VirtualDevice:
             "boot": f'path = "{disk.path}"\noffset_bytes = {list(disk.record_offsets_bytes)}\n'
             f'booted = "{self.booted}"\ntries = 3',
             "reboot": 'mode = "exit"',
-            "health": f'required = ["{self.folder}/rootfs{images.HEALTH_FOLDER}/required.d"]\n'
+            # This machine's own systemd and journal are not the device's.
+            "health": 'manager = "none"\n'
+            f'required = ["{self.folder}/rootfs{images.HEALTH_FOLDER}/required.d"]\n'
             f'wanted = ["{self.folder}/rootfs{images.HEALTH_FOLDER}/wanted.d"]\ntimeout_s = 20.0',
             "network": NETWORK,
             "hooks": f'folder = "{self.folder}/hooks"',

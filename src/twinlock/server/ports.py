@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from twinlock.core.protocol import PayloadOffer
     from twinlock.server.audit.chain import AuditStore
+    from twinlock.server.devices.evidence import EvidenceStore
     from twinlock.server.devices.model import CheckIn, Status
     from twinlock.server.devices.ports import DeviceStore
     from twinlock.server.enrolment.ports import EnrolmentStore
@@ -47,6 +48,8 @@ class Transaction(Protocol):
     def rollouts(self) -> RolloutStore: ...
     @property
     def reports(self) -> ReportStore: ...
+    @property
+    def evidence(self) -> EvidenceStore: ...
     @property
     def audit(self) -> AuditStore: ...
     @property

@@ -73,9 +73,12 @@ def test_a_fleet_by_command(shared: tuple[MadeServer, ServerProcess], command: C
         assert time.monotonic() < deadline
         time.sleep(0.05)
     fingerprint = DevicePublicKey(client.key.public_pem).fingerprint
+    name = client.leave("Kernel panic \x1b[31m")
     for args, words in (
         (("device", "list"), ("dev-1", "accepted", "demo 1.0", "rolled_back")),
         (("device", "show", "dev-1"), ("dev-1 (accepted)", "downloading")),
+        (("device", "show", "dev-1"), ("device evidence dev-1 NAME", name[:12], "pstore")),
+        (("device", "evidence", "dev-1", name[:12]), ("Kernel panic  [31m",)),
         (("rollout", "list"), (rollout, "demo 1.1", "1 rolled back")),
         (("rollout", "show", rollout), ("dev-1", "rolled_back", "finished")),
         (("rollout", "halt", rollout), (f"{rollout} is halted",)),
@@ -111,6 +114,7 @@ def test_devices_are_preauthorised_by_fingerprint_or_key(command: Command, tmp_p
     ("args", "expected"),
     [
         (("device", "show", "nobody"), (2, "not-found")),
+        (("device", "evidence", "nobody", "0"), (2, "not-found")),
         (("device", "accept", "../x"), (2, "input-invalid")),
         (("device", "list", "--status", "lost"), (2, "input-invalid")),
         (("device", "list", "--limit", "0"), (2, "input-invalid")),

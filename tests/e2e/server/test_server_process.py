@@ -17,11 +17,20 @@ import pytest
 from tests.e2e.server.conftest import MadeServer
 from tests.e2e.server.process import ServerProcess, twinlock
 from tests.unit.server.rig import HARDWARE, list_release, make_release, offered, text
-from twinlock.core.device_key import DeviceKey, enrolment_bytes, generate, report_bytes, session_bytes
+from twinlock.core.device_key import (
+    DeviceKey,
+    enrolment_bytes,
+    evidence_bytes,
+    generate,
+    report_bytes,
+    session_bytes,
+)
 from twinlock.core.protocol import (
     ChallengeAnswer,
     ChallengeRequest,
     EnrolRequest,
+    Evidence,
+    EvidenceAnswer,
     PollAnswer,
     PollRequest,
     Report,
@@ -29,10 +38,12 @@ from twinlock.core.protocol import (
     ReportBatch,
     SessionAnswer,
     SessionRequest,
+    SignedEvidence,
     SignedReport,
     decode_answer,
     encode,
 )
+from twinlock.core.zstd import compress
 
 
 class Client:
@@ -80,6 +91,13 @@ class Client:
         signed = SignedReport(body=body, signature=self.key.sign(report_bytes(body)))
         durable: tuple[int, ...] = self.post("/reports", ReportBatch(reports=(signed,)), ReportAnswer).durable
         return durable
+
+    def leave(self, text: str) -> str:
+        """Sends a piece of evidence; its name."""
+        body = encode(Evidence(device_id="dev-1", kind="pstore", data=compress(text.encode())))
+        signed = SignedEvidence(body=body, signature=self.key.sign(evidence_bytes(body)))
+        name: str = self.post("/evidence", signed, EvidenceAnswer).durable
+        return name
 
     def publish(self, made: MadeServer) -> Any:
         release = make_release("1.1")

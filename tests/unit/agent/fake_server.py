@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +14,13 @@ from tests.conformance.repository import Repository
 from tests.unit.agent.fakes import FakeResponse, Packed
 from twinlock.agent.ports import Request
 from twinlock.core import manifest, protocol
-from twinlock.core.device_key import DevicePublicKey, enrolment_bytes, report_bytes, session_bytes
+from twinlock.core.device_key import (
+    DevicePublicKey,
+    enrolment_bytes,
+    evidence_bytes,
+    report_bytes,
+    session_bytes,
+)
 from twinlock.core.errors import TwinlockError, error
 from twinlock.core.names import release_name
 
@@ -37,6 +44,7 @@ class FakeServer:
     reports: dict[int, protocol.Report] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)  # assignments whose reports are never taken
     keeps: bool = True
+    evidence: list[protocol.Evidence] = field(default_factory=list)
     sessions: int = 0
 
     # --- what an operator does
@@ -102,6 +110,8 @@ class FakeServer:
         if path == "poll":
             self.polls.append(protocol.decode_request(body, protocol.PollRequest))
             return protocol.PollAnswer(wait_s=600, assignment=self.assignment)
+        if path == "evidence":
+            return self._keep(protocol.decode_request(body, protocol.SignedEvidence, 1 << 20))
         return self._take(protocol.decode_request(body, protocol.ReportBatch))
 
     def _enrol(self, request: protocol.EnrolRequest) -> protocol.EnrolAnswer:
@@ -117,6 +127,12 @@ class FakeServer:
         self.sessions += 1
         self.token = f"token-{self.sessions}"
         return protocol.SessionAnswer(token=self.token, expires_s=3600)
+
+    def _keep(self, message: protocol.SignedEvidence) -> protocol.EvidenceAnswer:
+        assert self.key is not None
+        self.key.verify(message.signature, evidence_bytes(message.body), "evidence")
+        self.evidence.append(protocol.decode_request(message.body, protocol.Evidence, 1 << 20))
+        return protocol.EvidenceAnswer(durable=hashlib.sha256(message.body).hexdigest())
 
     def _take(self, batch: protocol.ReportBatch) -> protocol.ReportAnswer:
         assert self.key is not None

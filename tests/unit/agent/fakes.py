@@ -18,7 +18,7 @@ from twinlock.agent.boot.base import Booted, Capabilities
 from twinlock.agent.config import Config, parse
 from twinlock.agent.plan import CheckAnswer, CheckRequest, Job, Plan
 from twinlock.agent.ports import HookResult, Ports, Request
-from twinlock.agent.system import Unit
+from twinlock.agent.system import LastEnd, Unit
 from twinlock.core import bootrecord, limits, manifest
 from twinlock.core.bootrecord import BootRecord
 from twinlock.core.errors import TwinlockError, error
@@ -540,6 +540,9 @@ class FakeSystem:
     free: int | None = None
     written: set[str] = field(default_factory=set)
     broken: bool = False
+    ended: LastEnd = ""
+    journals: dict[bool, str] = field(default_factory=dict)  # by whether it is the last boot's
+    words: dict[str, str] = field(default_factory=dict)
 
     def in_maintenance(self) -> bool:
         return self.maintenance
@@ -560,6 +563,18 @@ class FakeSystem:
 
     def is_written(self, slot: str) -> bool:
         return slot in self.written
+
+    def last_end(self) -> LastEnd:
+        return self.ended
+
+    def journal(self, *, last: bool) -> str:
+        return self.journals.get(last, "")
+
+    def panics(self) -> dict[str, str]:
+        return dict(self.words)
+
+    def forget(self, name: str) -> None:
+        del self.words[name]
 
 
 @dataclass

@@ -24,14 +24,14 @@ from tests.unit.agent.fakes import (
 )
 from tests.unit.agent.test_processes import device
 from twinlock.agent import enrol as enrolment
-from twinlock.agent import identity, memory, session
+from twinlock.agent import evidence, identity, memory, session
 from twinlock.agent import plan as plans
 from twinlock.agent.check import Check
 from twinlock.agent.main import main
 from twinlock.agent.outbox import Outbox
 from twinlock.agent.plan import CheckAnswer, CheckRequest, Running
 from twinlock.agent.store import FolderStore
-from twinlock.core import limits, protocol
+from twinlock.core import device_key, limits, protocol
 from twinlock.core.errors import TwinlockError, error
 from twinlock.core.payload.libraries import shared
 from twinlock.core.protocol import Report
@@ -348,6 +348,56 @@ def test_a_report_that_is_never_taken_does_not_stop_the_others(rig: Rig) -> None
     assert rig.check(mode="flush").code == ""
     assert list(rig.server.reports) == [1, 3]
     assert rig.device.store.names("refused") == ["0000000002.json"]
+
+
+# --- evidence
+
+
+def test_evidence_goes_after_the_reports_and_leaves_when_it_is_held(rig: Rig) -> None:
+    queue(rig, 1)
+    for text in ("first", "second"):
+        assert evidence.keep(rig.ports, "pstore", text, None)
+        rig.device.clock.passed_s += 1
+    assert rig.check(mode="flush").code == ""
+    assert rig.server.calls == ["challenge", "session", "reports", "evidence", "evidence"]
+    assert [one.device_id for one in rig.server.evidence] == [
+        identity.load(rig.device.store, rig.config).device_id
+    ] * 2
+    assert evidence.waiting(rig.device.store) == []
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        FakeResponse(404, {}, b'{"error":{"code":"not-found","what":"no such call"}}'),
+        FakeResponse(200, {}, b'{"durable":"another"}'),
+        error("server-unreachable", "gone"),
+    ],
+)
+def test_evidence_that_is_not_held_stays_and_holds_up_nothing(
+    rig: Rig, failure: FakeResponse | TwinlockError
+) -> None:
+    evidence.keep(rig.ports, "journal", "x", None)
+    rig.server.fail["evidence"] = failure
+    answer = rig.check()
+    assert (answer.code, answer.job is not None) == ("", True)
+    assert len(evidence.waiting(rig.device.store)) == 1
+
+
+def test_evidence_that_can_never_be_taken_goes(rig: Rig) -> None:
+    evidence.keep(rig.ports, "journal", "x", None)
+    rig.server.fail["evidence"] = FakeResponse(
+        400, {}, b'{"error":{"code":"request-malformed","what":"never"}}'
+    )
+    assert rig.check(mode="flush").code == ""
+    assert evidence.waiting(rig.device.store) == []
+
+
+def test_the_gate_notices_a_key_that_does_not_sign(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.server.fail["challenge"] = error("server-unreachable", "gone")
+    monkeypatch.setattr(device_key.DeviceKey, "sign", lambda key, text: b"rubbish")
+    answer = rig.check(mode="gate")
+    assert (answer.code, "does not sign" in answer.what) == ("identity-missing", True)
 
 
 def test_flush_does_not_poll(rig: Rig) -> None:

@@ -16,15 +16,18 @@ from twinlock.core.protocol import (
     ChallengeRequest,
     EnrolAnswer,
     EnrolRequest,
+    EvidenceAnswer,
     PollAnswer,
     PollRequest,
     ReportAnswer,
     ReportBatch,
     SessionAnswer,
     SessionRequest,
+    SignedEvidence,
     decode_request,
 )
 from twinlock.server.clock import now_ms
+from twinlock.server.devices import evidence
 from twinlock.server.devices.model import CheckIn, Facts, Status, facts_of
 from twinlock.server.enrolment import service as enrolment
 from twinlock.server.enrolment import sessions
@@ -158,3 +161,16 @@ class DeviceCalls:
         if done.refused is not None:
             raise done.refused
         return answer(ReportAnswer(durable=done.durable))
+
+    async def evidence(self, request: Request) -> Response:
+        """POST /evidence. What it acknowledges is on the disk."""
+        device_id, _ = await self.authorise(request)
+        body = await read_body(request, evidence.MESSAGE_SIZE_BYTES_MAX)
+        message = decode_request(body, SignedEvidence, evidence.MESSAGE_SIZE_BYTES_MAX)
+        public_key = await self.database.public_key(device_id)
+        if public_key is None:
+            raise error("unauthorised", f"{device_id} is not enrolled here any more")
+        piece = evidence.check(message, device_id, public_key)
+        at_ms = now_ms(self.clock)
+        name = await self.database.submit(lambda t: evidence.record(t, device_id, piece, at_ms))
+        return answer(EvidenceAnswer(durable=name))

@@ -49,6 +49,7 @@ def device_routes(
         Route(f"{PREFIX}/poll", calls.poll, methods=["POST"]),
         Route(f"{PREFIX}/reports", calls.reports, methods=["POST"]),
         Route(PREFIX + "/payloads/{sha256}", downloads.payload, methods=["GET"]),
+        Route(f"{PREFIX}/evidence", calls.evidence, methods=["POST"]),
         Route(f"{PREFIX}/enrol", calls.enrol, methods=["POST"]),
         Route(f"{PREFIX}/challenge", calls.challenge, methods=["POST"]),
         Route(f"{PREFIX}/session", calls.session, methods=["POST"]),

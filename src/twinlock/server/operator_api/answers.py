@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from twinlock.core.protocol import PayloadOffer
     from twinlock.server.audit.chain import Entry
+    from twinlock.server.devices.evidence import StoredEvidence
     from twinlock.server.devices.model import Indicator
     from twinlock.server.devices.ports import DeviceRow
     from twinlock.server.releases.ports import Release
@@ -89,12 +90,28 @@ def device(row: DeviceRow) -> models.Device:
 
 
 def device_detail(
-    row: DeviceRow, reports: Sequence[StoredReport], noted: Sequence[Indicator]
+    row: DeviceRow,
+    reports: Sequence[StoredReport],
+    noted: Sequence[Indicator],
+    evidence: Sequence[StoredEvidence],
 ) -> models.DeviceDetail:
     return models.DeviceDetail.model_validate(
         {
             **_device_fields(row),
             "reports": [report(one) for one in reports],
+            "evidence": [
+                models.Evidence(
+                    name=one.name,
+                    kind=one.kind,
+                    assignment_id=one.assignment_id,
+                    product=one.product,
+                    version=one.version,
+                    slot=one.slot,
+                    device_time_s=one.time_s,
+                    received=iso(one.received_ms),
+                )
+                for one in evidence
+            ],
             "attack_indicators": [
                 models.Indicator(
                     kind=one.kind,

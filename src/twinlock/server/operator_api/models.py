@@ -215,8 +215,27 @@ class Report(Answer):
     received: str
 
 
+class Evidence(Answer):
+    """What a trial or a panic left behind; its text is at /devices/ID/evidence/NAME."""
+
+    name: str
+    kind: str
+    assignment_id: str
+    product: str
+    version: str
+    slot: str
+    device_time_s: int
+    received: str
+
+
+class EvidenceText(Answer):
+    name: str
+    text: str
+
+
 class DeviceDetail(Device):
     reports: list[Report]
+    evidence: list[Evidence]
     attack_indicators: list[Indicator]
 
 

@@ -15,6 +15,7 @@ from twinlock.core.errors import error
 from twinlock.core.names import check_device_id, check_name, check_sha256_hex
 from twinlock.core.protocol import PayloadOffer
 from twinlock.server.clock import now_ms
+from twinlock.server.devices import evidence
 from twinlock.server.devices import service as devices
 from twinlock.server.devices.model import Status
 from twinlock.server.http_answers import HANDLERS, fault, refusal
@@ -188,7 +189,17 @@ def device(device_id: str, parts: PartsHere) -> models.DeviceDetail:
         row = transaction.devices.row(device_id)
         assert row is not None
         reports = transaction.reports.of_device(device_id, REPORTS_SHOWN)
-        return answers.device_detail(row, reports, transaction.devices.indicators(device_id))
+        pieces = transaction.evidence.of_device(device_id)
+        return answers.device_detail(row, reports, transaction.devices.indicators(device_id), pieces)
+
+
+@router.get("/devices/{device_id}/evidence/{name}")
+def device_evidence(device_id: str, name: str, parts: PartsHere) -> models.EvidenceText:
+    """What a piece of evidence says: text that the device wrote, as it wrote it."""
+    check_sha256_hex(name)
+    with parts.database.read() as transaction:
+        devices.known(transaction, device_id)
+        return models.EvidenceText(name=name, text=evidence.text(transaction, device_id, name))
 
 
 @router.get("/devices/{device_id}/reports")

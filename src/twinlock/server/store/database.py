@@ -18,6 +18,7 @@ from twinlock.server.store import dialect
 from twinlock.server.store.audit import SqlAudit
 from twinlock.server.store.devices import SqlDevices
 from twinlock.server.store.enrolment import SqlEnrolment, SqlOperators
+from twinlock.server.store.evidence import SqlEvidence
 from twinlock.server.store.migrate import migrate
 from twinlock.server.store.releases import SqlReleases, offer_of
 from twinlock.server.store.reports import SqlReports
@@ -81,6 +82,7 @@ class SqlTransaction:
         self.releases: Final = SqlReleases(connection)
         self.rollouts: Final = SqlRollouts(connection)
         self.reports: Final = SqlReports(connection)
+        self.evidence: Final = SqlEvidence(connection)
         self.audit: Final = SqlAudit(connection)
         self.operators: Final = SqlOperators(connection)
 

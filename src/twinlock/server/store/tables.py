@@ -189,6 +189,22 @@ reports = Table(
     Index("ix_reports_assignment", "assignment_id", "seq"),
 )
 
+evidence = Table(
+    "evidence",
+    metadata,
+    Column("device_id", _DEVICE_ID, ForeignKey("devices.device_id"), primary_key=True),
+    Column("name", _SHA256, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("assignment_id", _ASSIGNMENT_ID, nullable=False),
+    Column("product", _NAME, nullable=False),
+    Column("version", _VERSION, nullable=False),
+    Column("slot", String(16), nullable=False),
+    Column("time_s", BigInteger, nullable=False),
+    Column("received_ms", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+)
+
 audit = Table(
     "audit",
     metadata,

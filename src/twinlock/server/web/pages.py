@@ -18,8 +18,9 @@ from starlette.routing import Route
 from twinlock import __version__
 from twinlock.core import limits
 from twinlock.core.errors import TwinlockError, error
-from twinlock.core.names import check_device_id
+from twinlock.core.names import check_device_id, check_sha256_hex
 from twinlock.server.clock import now_ms
+from twinlock.server.devices import evidence
 from twinlock.server.devices.model import Status
 from twinlock.server.devices.service import known
 from twinlock.server.http_bodies import read_body
@@ -75,6 +76,11 @@ class Pages:
         """GET /devices/ID"""
         device_id = request.path_params["device_id"]
         return await self._page(request, "device.html", lambda: self._device(device_id))
+
+    async def evidence(self, request: Request) -> Response:
+        """GET /devices/ID/evidence/NAME"""
+        device_id, name = request.path_params["device_id"], request.path_params["name"]
+        return await self._page(request, "evidence.html", lambda: self._evidence(device_id, name))
 
     async def rollout(self, request: Request) -> Response:
         """GET /rollouts/ID"""
@@ -171,7 +177,15 @@ class Pages:
                 "row": transaction.devices.row(device_id),
                 "reports": transaction.reports.of_device(device_id, REPORTS_SHOWN),
                 "indicators": transaction.devices.indicators(device_id),
+                "evidence": transaction.evidence.of_device(device_id),
             }
+
+    def _evidence(self, device_id: str, name: str) -> dict[str, Any]:
+        check_sha256_hex(name)
+        with self.database.read() as transaction:
+            known(transaction, device_id)
+            text = evidence.text(transaction, device_id, name)
+            return {"device_id": device_id, "name": name, "text": text}
 
     def _rollout(self, rollout_id: str) -> dict[str, Any]:
         number = number_of(rollout_id)
@@ -191,6 +205,7 @@ def web_routes(
     return [
         Route("/", pages.status, methods=["GET"]),
         Route("/devices/{device_id}", pages.device, methods=["GET"]),
+        Route("/devices/{device_id}/evidence/{name}", pages.evidence, methods=["GET"]),
         Route("/rollouts/{rollout_id}", pages.rollout, methods=["GET"]),
         Route("/login", pages.login_form, methods=["GET"]),
         Route("/login", pages.login, methods=["POST"]),

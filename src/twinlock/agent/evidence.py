@@ -21,7 +21,6 @@ from twinlock.agent import memory
 from twinlock.core import limits
 from twinlock.core.errors import TwinlockError
 from twinlock.core.protocol import Evidence
-from twinlock.core.zstd import compress
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -79,6 +78,8 @@ def keep(ports: Ports, kind: Literal["journal", "pstore"], text: str, job: Job |
 
 def packed(text: str) -> bytes:
     """The end of `text`, as much of it as fits packed into `EVIDENCE_SIZE_BYTES_MAX`."""
+    from twinlock.core.zstd import compress  # only here: the metadata process sends, and never packs
+
     data = text.encode("utf-8", "replace")[-limits.EVIDENCE_TEXT_SIZE_BYTES_MAX // 2 :]
     while len(frame := compress(data, _LEVEL)) > limits.EVIDENCE_SIZE_BYTES_MAX:
         data = data[len(data) // 4 :]

@@ -100,7 +100,7 @@ def show(
         {"device": one},
         "\n".join(lines),
         reports,
-        *([left, hint] if one["evidence"] else []),
+        *((left, hint) if one["evidence"] else ()),
         *(noted if one["attack_indicators"] else []),
     )
 

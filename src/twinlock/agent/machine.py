@@ -35,6 +35,7 @@ REBOOT_WANTED: Final = 10  # exit code
 BEFORE_INSTALL: Final = ("pre-download", "pre-install")
 BEFORE_REBOOT: Final = ("pre-reboot",)
 LEAVE_REBOOTS_MAX: Final = 3
+REARMS_MAX: Final = 3  # how often a trial that the boot record lost is armed again
 # Failures of the device itself that another run may not meet again.
 PASSING: Final = frozenset(
     {
@@ -145,6 +146,19 @@ def _started(state: State, event: on.Started) -> Step:
         after, effects = _ended(replace(state, job=job), record, job)
     elif state.phase in (Phase.IDLE, Phase.INSTALLING, Phase.VERIFIED):
         after, effects = _look(state)
+    elif state.phase in (Phase.ARMED, Phase.TRIAL) and state.rearms < REARMS_MAX:
+        # A loader flushes nothing: a cut that tore a copy may have lost the other one too. Nothing is lost.
+        after, effects = _look(
+            State(
+                phase=Phase.INSTALLING,
+                job=state.job,
+                record=record,
+                booted=state.booted,
+                boot_id=state.boot_id,
+                started_s=state.started_s,
+                rearms=state.rearms + 1,
+            )
+        )
     else:
         lost = do.Tell("failed", code="boot-record", detail="the boot record no longer knows this trial")
         after, effects = state, (_tell(state.job, lost), do.DropPlan(), do.Settle())

@@ -47,6 +47,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     has reached the server. `last_told` keeps the same non-final failure from being reported at every run.
     `recoveries` counts boots of recovery in a row in which the free slot could not be written; one more than
     the machine allows means that the other slot has been taken instead.
+    `rearms` is how often the boot record lost the job's trial, which was then armed again.
     """
 
     version: int = VERSION
@@ -64,3 +65,4 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     acquit: Job | None = None
     last_told: str = ""
     recoveries: int = 0
+    rearms: int = 0

@@ -53,23 +53,34 @@ def encode(record: BootRecord) -> bytes:
 
 
 def _fields(block: bytes) -> dict[str, str] | None:
-    """The variables as GRUB reads them: comments left out; of two with one name the last counts."""
+    """The variables as GRUB reads them, of a whole block or a torn one.
+
+    A line that begins with `#` is left out. A name ends at the next `=`, on whichever line that is; a value
+    without a line's end is none; of two with one name the last counts.
+    """
     if len(block) != SIZE_BYTES or not block.startswith(SIGNATURE) or not block.isascii():
         return None
     fields: dict[str, str] = {}
-    for line in block[len(SIGNATURE) :].decode("ascii").split("\n"):
-        if line.startswith("#"):
-            continue
-        name, equals, value = line.partition("=")
-        if equals and name.startswith(_PREFIX):
+    rest = block[len(SIGNATURE) :].decode("ascii")
+    while rest:
+        name, equals, value = ("#", "=", rest) if rest.startswith("#") else rest.partition("=")
+        value, end, rest = value.partition("\n")
+        if not equals or not end:
+            break
+        if name.startswith(_PREFIX):
             fields[name[len(_PREFIX) :]] = value
     return fields
 
 
 def decode(block: bytes) -> BootRecord | None:
     """The record in a block of 1024 bytes, or None when it is damaged or not a record of this version."""
-    fields = _fields(block)
-    if fields is None or set(fields) != set(_ORDER):
+    found = _fields(block)
+    if found is None:
+        return None
+    # As `load_env` with a list of names: others are passed over. The reason is not the loader's: a block that
+    # was torn in front of it is one that the loader follows, so it counts here too.
+    fields = {"reason": NONE} | {name: found[name] for name in _ORDER if name in found}
+    if len(fields) != len(_ORDER):
         return None
     if fields.pop("check") != _check(fields) or len(fields["seq"]) != _SEQ_WIDTH:
         return None
@@ -80,6 +91,11 @@ def decode(block: bytes) -> BootRecord | None:
         # A reason that nobody could have written must not hide a record that the loader follows.
         record = from_fields(fields | {"reason": NONE})
     return record
+
+
+def takes_changes(block: bytes) -> bool:
+    """Whether `save_env` writes over this block: it needs the signature, and an end of the last line."""
+    return block.startswith(SIGNATURE) and block.rstrip(b"#").endswith(b"\n")
 
 
 def spend(block: bytes) -> bytes:

@@ -120,8 +120,8 @@ class _InMemory(FileBootControl):
     def booted(self) -> Booted:
         return self._bench.running
 
-    def _copies(self) -> tuple[BootRecord | None, ...]:
-        return tuple(map(self._decode, self._bench.medium.copies))
+    def _blocks(self) -> list[bytes]:
+        return list(self._bench.medium.copies)
 
     def _write(self, copy: int, sector: bytes) -> None:
         self._bench.write(RecordWrite(copy, sector))

@@ -73,8 +73,14 @@ class FileBootControl:
         return bootrecord.newest(self._copies())[1]
 
     def mend(self) -> list[str]:
-        """Nothing: the loader reads the record itself."""
-        return []
+        """Writes a copy again that a cut has torn: a loader may be able to write only over a whole one."""
+        mended: list[str] = []
+        for _ in range(COPIES):
+            if all(map(self._is_whole, self._blocks())):
+                break
+            self._change(lambda record: replace(record, seq=record.seq + 1))
+            mended.append("a copy of the boot record")
+        return mended
 
     def astray(self) -> list[str]:
         """What the loader reads that does not follow the record; reads only."""
@@ -130,19 +136,26 @@ class FileBootControl:
         return stored
 
     def _copies(self) -> tuple[BootRecord | None, ...]:
+        return tuple(map(self._decode, self._blocks()))
+
+    def _is_whole(self, block: bytes) -> bool:
+        """Whether the loader can read this copy, and write over it."""
+        return self._decode(block) is not None
+
+    def _blocks(self) -> list[bytes]:
         fd = self._open(os.O_RDONLY)
         try:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # what counts is on the medium
-            blocks = [os.pread(fd, self.block_size_bytes, offset) for offset in self._offsets]
+            return [os.pread(fd, self.block_size_bytes, offset) for offset in self._offsets]
         except OSError as problem:
             raise error("boot-control", f"boot record {self._path}: {problem.strerror}") from problem
         finally:
             os.close(fd)
-        return tuple(map(self._decode, blocks))
 
     def _write(self, copy: int, sector: bytes) -> None:
         fd = self._open(os.O_RDWR | os.O_DSYNC)
         try:
+            os.fdatasync(fd)  # the newer copy may be a loader's, which flushes nothing: this one may be torn
             if os.pwrite(fd, sector, self._offsets[copy]) != len(sector):
                 raise error("boot-control", f"boot record {self._path}: a sector was written in part")
         except OSError as problem:

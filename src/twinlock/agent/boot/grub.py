@@ -28,3 +28,7 @@ class GrubBootControl(FileBootControl):
 
     def _decode(self, block: bytes) -> BootRecord | None:
         return bootenv_grub.decode(block)
+
+    def _is_whole(self, block: bytes) -> bool:
+        """`save_env` writes to no block whose last line has no end."""
+        return super()._is_whole(block) and bootenv_grub.takes_changes(block)

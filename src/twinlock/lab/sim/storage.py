@@ -204,8 +204,8 @@ class SimBootControl(FileBootControl):
         number, _ = bootrecord.newest(self.records())
         self.sectors[bootrecord.COPIES - 1 - number] = bootrecord.encode(record)
 
-    def _copies(self) -> tuple[BootRecord | None, ...]:
-        return self.records()
+    def _blocks(self) -> list[bytes]:
+        return self.sectors
 
     def _write(self, copy: int, sector: bytes) -> None:
         cut = self._fate.begin("boot.write")

@@ -55,6 +55,7 @@ GROUPS: Final[dict[str, Group]] = {
     "rollout": Group("Bring a release to devices, follow it, halt it.", "publish"),
     "disk": Group("Make a device's disk image and prepare its root file system, offline.", "publish"),
     "kernel": Group("Check a kernel's configuration for what updates need.", "publish"),
+    "lab": Group("Break updates on virtual devices, on purpose, and see what is left.", "lab"),
     "demo": Group("Show a whole update on this machine, from image to rollback.", "lab"),
 }
 

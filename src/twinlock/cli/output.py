@@ -132,6 +132,24 @@ class Output:
             task = bars.add_task(clean(label), total=total_bytes)
             yield lambda size_bytes: bars.advance(task, size_bytes)
 
+    @contextmanager
+    def steps(self, label: str, total: int) -> Iterator[Advance]:
+        """The same for things that are counted."""
+        if self.as_json or not self._stderr.isatty():
+            yield lambda count: None
+            return
+        from rich import progress as rich
+
+        columns = (
+            rich.TextColumn("{task.description}"),
+            rich.BarColumn(),
+            rich.MofNCompleteColumn(),
+            rich.TimeRemainingColumn(),
+        )
+        with rich.Progress(*columns, console=console(self._stderr), transient=True) as bars:
+            task = bars.add_task(clean(label), total=total)
+            yield lambda count: bars.advance(task, count)
+
 
 def console(file: TextIO) -> Console:
     """A Rich console on `file`: no markup in texts, no colour with NO_COLOR or off a terminal."""

@@ -166,7 +166,7 @@ MUTANTS: dict[str, tuple[str, Callable[[], object], str]] = {
         "grub", lambda: patch.object(FileBootControl, "mend", lambda self: []), "trial-exhausted",
     ),
     "kernel of another release": (
-        "systemd-boot", lambda: patch.object(SlotKernels, "install", nothing), "the kernel of another release",
+        "systemd-boot", lambda: patch.object(SlotKernels, "install", nothing), "the kernel of another",
     ),
     "firmware's files do not follow the record": (
         "tryboot", lambda: patch.object(BesideBootControl, "_follow", lambda self, record: []), "",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from twinlock.cli import lab_devices
 from twinlock.cli.output import JsonOption, Output, Table
 from twinlock.core.errors import error
 from twinlock.lab.crash import visit
@@ -18,6 +19,7 @@ app: Final = typer.Typer(no_args_is_help=True, help="Break updates on virtual de
 
 SHOWN_MAX: Final = 50  # violations in text; --json has them all
 SEED_MAX: Final = (1 << 63) - 1
+lab_devices.register(app)
 
 
 @app.callback()

@@ -61,6 +61,7 @@ states = st.builds(
     armed_boot_id=boots,
     tries=st.integers(0, 3),
     fallbacks=st.integers(0, 5),
+    rearms=st.integers(0, 5),
     verdict=st.none() | verdicts,
     acquit=st.none() | jobs,
 )
@@ -150,3 +151,27 @@ def test_only_the_job_at_hand_is_armed() -> None:
     (end,) = machine.step(state, on.Installed("another"))[1]
     assert isinstance(end, do.Finish)
     assert end.code == "internal"
+
+
+@pytest.mark.parametrize("phase", [Phase.ARMED, Phase.TRIAL])
+def test_a_trial_that_the_boot_record_lost_is_armed_again_and_given_up_in_the_end(phase: Phase) -> None:
+    """A loader flushes nothing, and a cut may tear the other copy: then the record is one from before."""
+    job = job_for("r1", Image(1, "good"), "b")
+    record = BootRecord(seq=8, default="a", failed=frozenset("b"), reason="being written")
+    event = on.Started(record, booted="a", boot_id="boot-2")
+    state = State(phase=phase, job=job, boot_id="boot-1", tries=3, started_s=5.0)
+    for count in range(1, machine.REARMS_MAX + 1):
+        state, effects = machine.step(state, event)
+        assert effects == (do.Check("b"),)
+        assert (state.phase, state.job, state.started_s, state.rearms) == (
+            Phase.INSTALLING, job, 5.0, count,
+        )  # fmt: skip
+        for following in (on.Planned(job, 6.0), on.HooksAnswered(False), on.Installed(job.trial_id)):
+            state, effects = machine.step(state, following)
+        assert effects == (do.Arm("b", job.trial_id),)
+        armed = BootRecord(seq=9, default="a", trying="b", tries_left=3, trial_id=job.trial_id)
+        state, _ = machine.step(state, on.RecordWritten(armed))
+        assert state.phase is Phase.ARMED
+    state, effects = machine.step(state, event)
+    assert isinstance(effects[0], do.Tell)
+    assert (effects[0].state, effects[0].code) == ("failed", "boot-record")

@@ -244,6 +244,14 @@ class _Boot:
         self._hear("boot.roll_back")
         return self._inner.roll_back(trial_id, reason)
 
+    def abandon(self, slot: str) -> BootRecord:
+        self._hear("boot.abandon")
+        return self._inner.abandon(slot)
+
+    def restore(self, default: str, failed: frozenset[str]) -> BootRecord:
+        self._hear("boot.restore")
+        return self._inner.restore(default, failed)
+
     def self_test(self) -> None:
         self._hear("boot.self_test")
         self._inner.self_test()

@@ -343,7 +343,8 @@ def _chosen(points: Sequence[Point], number: str, choice: str) -> tuple[Point, C
     for point in points:
         if str(point.number) == number:
             return point, choices.named(point.snapshot.pending, choice, RECORDS)
-    raise error("input-invalid", f"there is no crash point {number[:20]!r} in this run")
+    has = f"{points[0].number} to {points[-1].number}" if points else "none"
+    raise error("input-invalid", f"there is no crash point {number[:20]!r} in this run, which has {has}")
 
 
 def fate(unit: Unit, choice: Choice) -> str:

@@ -181,3 +181,6 @@ def _replay_texts(found: Replay) -> list[str | Table]:
         *(f"VIOLATION: {what}" for what in found.violations),
         f"violations: {len(found.violations)}",
     ]
+
+
+lab_devices.register(app)

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-REPORT_VERSION: Final = 1
-
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -90,9 +88,8 @@ class Report:
         return all(one.passed for one in self.results)
 
     def as_data(self) -> dict[str, Any]:
-        """For JSON: `{"version": 1, "passed": ..., "device": ..., "facts": {...}, "scenarios": [...]}`."""
+        """For JSON: `{"passed": ..., "device": ..., "image": ..., "facts": {...}, "scenarios": [...]}`."""
         return {
-            "version": REPORT_VERSION,
             "passed": self.passed,
             "device": self.device,
             "image": self.image,

@@ -59,24 +59,6 @@ class Board:
         return found
 
 
-class Shell:
-    """The root shell on a device's console."""
-
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-        self._count = 0
-
-    def run(self, command: str) -> str:
-        """What the command printed; fails when its exit status is not 0."""
-        self._count += 1
-        since = self._machine.console.position()
-        # The marks are split, so that the console's echo of the command is not taken for its end.
-        self._machine.send(f"echo be''gin{self._count}; {command}; echo en''d{self._count} $?\n")
-        match = self._machine.wait_for(rf"begin{self._count}\n((?s:.*?))end{self._count} (\d+)", since=since)
-        assert match[2] == "0", f"{command} ended with {match[2]}:\n{match[1]}"
-        return match[1].strip()
-
-
 def description(architecture: Architecture) -> str:
     return f"""
         name = "lab-{architecture}"

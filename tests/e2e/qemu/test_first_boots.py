@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.qemu.conftest import Board, Power, Shell, description
+from tests.e2e.qemu.conftest import Board, Power, description
 from tests.e2e.qemu.test_boot_choice import booted
 from twinlock.lab.qemu import guests
 from twinlock.lab.qemu.machine import Architecture, Machine
+from twinlock.lab.qemu.shell import Shell
 from twinlock.provision import disk, layout, rootfs
 
 

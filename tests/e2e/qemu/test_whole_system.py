@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.qemu.conftest import Shell
 from tests.project_files import ROOT
 from twinlock.cli.api import Api
 from twinlock.core.limits import MIB
@@ -25,6 +24,7 @@ from twinlock.lab.qemu import cuts, scenarios, stage
 from twinlock.lab.qemu.build import ROOM_BYTES, Settings
 from twinlock.lab.qemu.guests import MARK
 from twinlock.lab.qemu.machine import ARCHITECTURES, Architecture
+from twinlock.lab.qemu.shell import Shell
 from twinlock.lab.scenario import Result
 
 DEVICE_ID = "lab-device"
@@ -32,7 +32,7 @@ CUTS = 10
 CUTS_LONG = 100
 CHECK_BYTES_MAX = 40 * MIB
 INSTALL_BYTES_MAX = 32 * MIB
-STORY = ("update", "panic", "hang", "bad-release")
+STORY = ("update", "panic", "hang", "bad-release", "both-bad")
 STORY_LONG = ("network-lost", "power-lost", "server-down")
 
 

@@ -7,7 +7,8 @@ wrong with it (`Flaw`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from twinlock.core.durable import os_errors
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from twinlock.provision.layout import DiskSpec, Plan
 
 LOADERS: Final[dict[str, str]] = {"arm64": "uboot", "x86-64": "grub"}
+SLOT_MIB: Final = 208  # room for the lab's own system
 ROOM_BYTES: Final = 64 * MIB  # behind the last partition: the data partition grows into it on the first boot
 _UNITS: Final = "etc/systemd/system"
 _HEALTH: Final = "etc/twinlock/health/required.d"
@@ -99,13 +101,13 @@ UNHEALTHY: Final = Flaw(
 FLAWS: Final = (PANIC, HANG, UNHEALTHY)
 
 
-def description(architecture: Architecture) -> str:
+def description(architecture: Architecture, slot_mib: int = SLOT_MIB) -> str:
     """The disk of the lab's own devices, as a user would describe it."""
     return f"""
         name = "lab-{architecture}"
         align = "1 MiB"
-        slot.size = "208 MiB"
-        recovery.size = 0
+        slot.size = "{slot_mib} MiB"
+        recovery.size = "{slot_mib} MiB"
         data.size = "32 MiB"
         [loader]
         kind = "{LOADERS[architecture]}"
@@ -159,10 +161,10 @@ class Builder:
         )
         self._add_service()
         packages = system.agent_packages(architecture, folder / "packages")
-        self.notes: Final = rootfs.install(
-            self._tree,
-            rootfs.RootfsOptions(self.plan, agent, packages=packages, watchdog_s=settings.watchdog_s),
-        ).notes
+        self._options: Final = rootfs.RootfsOptions(
+            self.plan, agent, packages=packages, watchdog_s=settings.watchdog_s
+        )
+        self.notes: Final = rootfs.install(self._tree, self._options).notes
 
     def _add_service(self) -> None:
         with os_errors(f"tree {self._tree}"):
@@ -198,14 +200,27 @@ class Builder:
             path.chmod(0o755 if text.startswith("#!") else 0o644)
         return path
 
-    def disk(self, image: Path, recovery: Path | None = None) -> Path:
-        """A disk as it leaves the factory: `image` in slot a, nothing in slot b."""
+    def disk(self, image: Path) -> Path:
+        """A disk as it leaves the factory: `image` in slot a, nothing in b, the same tree in recovery."""
         out = self._folder / "disk.img"
-        trees = disk.Trees(a=image, recovery=recovery)
+        trees = disk.Trees(a=image, recovery=self._rescue() if self.has_recovery else None)
         built = disk.build(self.spec, trees, out, architecture=self.architecture)
         with os_errors(f"disk {out}"), built.image.open("r+b") as file:
             file.truncate(self.plan.disk_size_bytes + ROOM_BYTES)
         return built.image
+
+    @property
+    def has_recovery(self) -> bool:
+        """Whether the disk has a place for a recovery system."""
+        return self.plan.get("recovery") is not None
+
+    def _rescue(self) -> Path:
+        """The recovery system: the same tree, set up for recovery."""
+        tree = self._folder / "rescue"
+        with os_errors(f"tree {tree}"):
+            shutil.copytree(self._tree, tree, symlinks=True)
+        rootfs.install(tree, replace(self._options, recovery=True))
+        return tree
 
 
 def extract(archive: Path, folder: Path) -> Path:

@@ -13,14 +13,16 @@ from twinlock.core import bootenv_grub, bootenv_uboot
 from twinlock.core.bootrecord import BootRecord, newest
 from twinlock.core.durable import os_errors
 from twinlock.core.errors import error
+from twinlock.core.limits import MIB
 from twinlock.lab import images
 from twinlock.lab.qemu.machine import WAIT_CPU_S_MAX, WAIT_WALL_S_MAX, Machine, MachineSpec
 from twinlock.lab.qemu.nbd import NbdServer
 from twinlock.lab.qemu.rig import watch
 from twinlock.lab.qemu.volatile import CutPlan, Loss, VolatileDisk
+from twinlock.provision import disk as disks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -28,20 +30,32 @@ if TYPE_CHECKING:
     from twinlock.provision.layout import Plan
 
 MEMORY_MIB: Final = 256
+SPOILED_BYTES: Final = 1 * MIB
 
 
 class QemuDevice:
     """Use it as a context manager: leaving it ends QEMU."""
 
     def __init__(
-        self, architecture: Architecture, plan: Plan, disk: Path, folder: Path, *, service_port: int = 0
+        self,
+        architecture: Architecture,
+        plan: Plan,
+        disk: Path,
+        folder: Path,
+        *,
+        service_port: int = 0,
+        more: Sequence[Path] = (),
     ) -> None:
-        """`disk` is changed in place. `folder` gets the console's log and what the firmware keeps."""
+        """`disk` is changed in place, `more` disks come after it, without a cache of ours.
+
+        `folder` gets the console's log and what the firmware keeps.
+        """
         self.architecture: Final = architecture
         self.plan: Final = plan
         self.disk: Final = disk
         self._folder: Final = folder
         self._service_port: Final = service_port
+        self._more: Final = tuple(more)
         self._machine: Machine | None = None
         self._server: NbdServer | None = None
         self._volatile: VolatileDisk | None = None
@@ -84,6 +98,7 @@ class QemuDevice:
             memory_mib=MEMORY_MIB,
             network=True,
             forward_port=self._service_port,
+            more=self._more,
         )
         self._machine = Machine(spec, self._folder)
         return self._machine
@@ -161,6 +176,20 @@ class QemuDevice:
                 file.seek(offset)
                 found.append(decode(file.read(size)))
         return tuple(found)
+
+    def write_record(self, record: BootRecord) -> None:
+        """Puts a boot record into both places."""
+        with os_errors(f"disk {self.disk}"), self.disk.open("r+b") as file:
+            for offset, block in disks.record_blocks(self.plan, record):
+                file.seek(offset)
+                file.write(block)
+
+    def spoil(self, slot: str) -> None:
+        """Overwrites the beginning of a slot: it does not load any more."""
+        part = self.plan.need("a" if slot == "a" else "b")
+        with os_errors(f"disk {self.disk}"), self.disk.open("r+b") as file:
+            file.seek(part.start_bytes)
+            file.write(bytes(SPOILED_BYTES))
 
     def slot_sha256(self, slot: str, size_bytes: int) -> str:
         """The SHA-256 (hex) of the first `size_bytes` of a slot."""

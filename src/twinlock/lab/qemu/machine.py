@@ -54,6 +54,7 @@ class MachineSpec:
     network: bool = False
     watchdog: bool = False
     forward_port: int = 0  # a TCP port of the guest that is reached through `Machine.forwarded_port`
+    more: tuple[Path, ...] = ()  # further disks, raw images: the second, third ... NVMe device
     extra: tuple[str, ...] = ()
 
 
@@ -116,6 +117,10 @@ class Machine:
             "driver=raw,file=medium,node-name=disk",
         ]
         command += ["-device", "nvme,drive=disk,serial=twinlock"]
+        for number, path in enumerate(spec.more, start=1):
+            medium = f"file.driver=file,file.filename={_value(path)}"
+            command += ["-blockdev", f"driver=raw,node-name=more{number},{medium}"]
+            command += ["-device", f"nvme,drive=more{number},serial=more{number}"]
         if spec.network:
             forward = f",hostfwd=tcp:127.0.0.1:0-:{spec.forward_port}" if spec.forward_port else ""
             command += ["-netdev", f"user,id=net{forward}", "-device", "virtio-net-pci,netdev=net,romfile="]

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from twinlock.core.limits import MIB
+from twinlock.core.names import SLOTS
 from twinlock.lab.proxy import Cut
 from twinlock.lab.qemu import cuts
 from twinlock.lab.qemu.build import HANG, PANIC, UNHEALTHY
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 AWAY_S: Final = 10.0
 REPEATED_BYTES_MAX: Final = 2 * MIB  # one part for each of two connections that ended
 POWER_CUTS: Final = 3
+_COME_BACK_CPU_S_MAX: Final = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +230,37 @@ def server_down(stage: Stage, recorder: Recorder, version: str) -> None:
     result.expect(again.state, "succeeded", "the outcome of the second attempt")
 
 
+def both_bad(stage: Stage, recorder: Recorder, version: str) -> None:
+    """Neither slot loads any more: recovery fetches and reinstalls a release by itself."""
+    result = recorder.result
+    if not stage.builder.has_recovery:
+        result.problems.append("the disk has no recovery partition (recovery.size): it would need a visit")
+        return
+    if stage.service.split()[0] in stage.rig.packed:
+        version = stage.service.split()[0]
+    else:  # the factory's image: no server can give it back
+        _release(stage, recorder, version)
+        done = _update(stage, recorder, version)
+        result.expect(done.state, "succeeded", "the outcome before the accident")
+    stage.power_off(0)
+    record = stage.device.record()
+    stage.device.write_record(replace(record, seq=record.seq + 1, failed=frozenset("ab")))
+    for slot in SLOTS:
+        stage.device.spoil(slot)
+    recorder.note("the beginning of both slots is overwritten")
+    start_s = time.monotonic()
+    stage.power_on()
+    stage.device.wait(lambda: stage.service.endswith("recovery"), "the recovery system")
+    recorder.note("recovery serves")
+    wanted = tuple(f"{version} {slot}" for slot in SLOTS)
+    stage.device.wait(
+        lambda: stage.service in wanted, f"{version} in a slot again", cpu_s_max=_COME_BACK_CPU_S_MAX
+    )
+    result.figures["power on to the release in a slot again, s"] = round(time.monotonic() - start_s, 1)
+    recorder.note(f"{stage.service} serves again; the loader went to {', '.join(stage.boots())}")
+    result.expect(stage.boots()[0], "recovery", "the first boot after the accident")
+
+
 SCENARIOS: Final = (
     Scenario("update", "A good release", update),
     Scenario("network-lost", "Network lost during the download", network_lost),
@@ -235,6 +268,7 @@ SCENARIOS: Final = (
     Scenario("bad-release", "A release whose health check fails", _bad(UNHEALTHY, "health-failed")),
     Scenario("panic", "A release whose kernel panics", _bad(PANIC, "trial-exhausted")),
     Scenario("hang", "A release that hangs", _bad(HANG, "trial-exhausted")),
+    Scenario("both-bad", "Both slots bad", both_bad),
     Scenario("server-down", "Server down after the reboot", server_down),
 )
 BY_NAME: Final = {one.name: one for one in SCENARIOS}

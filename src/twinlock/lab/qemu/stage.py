@@ -24,7 +24,7 @@ from twinlock.lab.qemu.rig import FINAL_STATES, Rig
 from twinlock.lab.qemu.service import ServiceWatch, gaps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from twinlock.lab.qemu.build import Flaw
@@ -206,9 +206,10 @@ def opened(
     *,
     spec: DiskSpec | None = None,
     tree: Path | None = None,
+    more: Sequence[Path] = (),
     note: Callable[[str], None] = note_nothing,
 ) -> Iterator[Stage]:
-    """A stage in an empty `folder`; leaving it ends everything that it started."""
+    """A stage in an empty `folder`; leaving it ends everything that it started. `more` are further disks."""
     made = folder / "images"
     made.mkdir(parents=True)
     with ExitStack() as life:
@@ -217,7 +218,9 @@ def opened(
         image = builder.image(FACTORY)
         disk = builder.disk(image)
         device = life.enter_context(
-            QemuDevice(architecture, builder.plan, disk, folder / "device", service_port=SERVICE_PORT)
+            QemuDevice(
+                architecture, builder.plan, disk, folder / "device", service_port=SERVICE_PORT, more=more
+            )
         )
         stage = Stage(rig, builder, device, settings, note)
         life.callback(stage.close)

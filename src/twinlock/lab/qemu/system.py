@@ -30,6 +30,8 @@ from twinlock.provision import filesystems
 from twinlock.provision.tools import find_tool, run
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from twinlock.lab.qemu.machine import Architecture
 
 PACKAGES: Final = (
@@ -70,6 +72,7 @@ _MODULES: Final = (
         "softdog",
         "overlay",
         "squashfs",
+        "loop",
         "ramoops",
         "reed_solomon",
         "virtio-rng",
@@ -144,12 +147,12 @@ exec /bin/sh
 """
 
 
-def base(architecture: Architecture) -> Path:
-    """The prepared system as a tar archive in the cache. Raises like `guests.debian`."""
-    packages = [*PACKAGES, KERNELS[architecture]]
+def base(architecture: Architecture, more: Sequence[str] = ()) -> Path:
+    """The prepared system, with `more` packages, as a tar archive in the cache; raises like `debian`."""
+    packages = [*PACKAGES, KERNELS[architecture], *more]
     settings = [_REMOVED, _REMOVED_PATTERNS, _MODULES, _MASKED, _USERS, _GROUPS, _NETWORK]
     settings += [_WATCHDOG_UNIT, _UDEV_TRIGGER, _SHELL_UNIT, _SHELL]
-    recipe = json.dumps(["system", 12, architecture, packages, settings])
+    recipe = json.dumps(["system", 13, architecture, packages, settings])
 
     def make(out: Path) -> None:
         with TemporaryDirectory(prefix="twinlock-system-", dir=out.parent) as folder, os_errors(str(out)):
@@ -272,10 +275,10 @@ def agent_packages(architecture: Architecture, folder: Path) -> Path:
     return folder
 
 
-def system_tree(architecture: Architecture, folder: Path, system: str) -> Path:
+def system_tree(architecture: Architecture, folder: Path, system: str, more: Sequence[str] = ()) -> Path:
     """Unpacks the prepared system into `folder` under the name `system`: what a user's build leaves."""
     with os_errors(f"tree {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-        filesystems.extract(base(architecture), folder)
+        filesystems.extract(base(architecture, more), folder)
         (folder / "etc/system").write_text(f"{system}\n", "ascii")
     return folder

@@ -15,11 +15,12 @@ from twinlock.core import limits
 from twinlock.core.payload.libraries import lz4_pack, lz4_unpack
 from twinlock.core.payload.program import LZ4
 from twinlock.publish.delta.files.model import ImageFile
-from twinlock.publish.delta.lz4_blocks import PackedBlock, sequences
+from twinlock.publish.delta.lz4_blocks import PackedBlock
 from twinlock.publish.delta.model import Block
 
 KERNEL_SIZE_BYTES_MAX: Final = 128 * limits.MIB
 _HEADER: Final = b"HdrS"
+_LEGACY_BLOCK_BYTES: Final = 8 * limits.MIB
 _LZ4_LEGACY: Final = b"\x02\x21\x4c\x18"
 _LEVELS: Final = (9, 12, 11, 10, 8, 7, 6, 5, 4, 3)
 
@@ -40,28 +41,29 @@ def lz4_blocks(data: bytes) -> list[KernelBlock]:
     payload, size = struct.unpack_from("<II", data, 0x248)
     position = ((data[0x1F1] or 4) + 1) * 512 + payload
     end = position + size - 4  # the last four bytes are the unpacked size
-    if data[position : position + 4] != _LZ4_LEGACY or end > len(data):
+    if data[position : position + 4] != _LZ4_LEGACY or end + 4 > len(data):
         return []
     position += 4
+    (left,) = struct.unpack_from("<I", data, end)
     blocks = []
     while position + 4 <= end:
         (packed_size,) = struct.unpack_from("<I", data, position)
         position += 4
         packed = data[position : position + packed_size]
-        plain = _unpacked(packed)
+        plain = _unpacked(packed, min(left, _LEGACY_BLOCK_BYTES))
         if position + packed_size > end or plain is None:
             return []
+        left -= len(plain)
         blocks.append(KernelBlock(position, packed, plain))
         position += packed_size
     return blocks
 
 
-def _unpacked(packed: bytes) -> bytes | None:
-    """All of an LZ4 block, whose unpacked size is only known by unpacking it."""
-    found = sequences(packed)
-    if found is None or not 0 < found.plain[-1] <= limits.SOURCE_SIZE_BYTES_MAX:
+def _unpacked(packed: bytes, size_bytes: int) -> bytes | None:
+    """All of an LZ4 block: every one but the last of a frame unpacks to 8 MiB."""
+    if size_bytes <= 0:
         return None
-    plain = lz4_unpack(bytearray(packed), found.plain[-1])
+    plain = lz4_unpack(bytearray(packed), size_bytes)
     return None if plain is None else bytes(plain)
 
 

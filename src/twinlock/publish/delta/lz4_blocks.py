@@ -9,6 +9,7 @@ import bisect
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from twinlock.core import limits
@@ -83,18 +84,22 @@ class PackedBlock:
     """A block of an image, its unpacked bytes, and the library that reproduces it."""
 
     def __init__(self, packed: bytes, plain: bytes, level: int, version: str) -> None:
-        found = sequences(packed)
-        if found is None or found.plain[-1] != len(plain):
-            raise ValueError("not the block that unpacks to these bytes")
         self.packed = packed
         self.plain = plain
-        self._sequences = found
         self._level = level
         self._version = version
+
+    @cached_property
+    def _sequences(self) -> Sequences:
+        """Found when first needed: it takes seconds for each block."""
+        return sequences(self.packed) or Sequences(array("I", [0]), array("I", [0]))
 
     def pieces(self, start: int, end: int) -> Iterator[Piece | tuple[int, int]]:
         """The packed bytes `start` to `end` as pieces in order; (start, end) where none reproduces them."""
         if start >= end:
+            return
+        if self._sequences.plain[-1] != len(self.plain):  # not the block that unpacks to these bytes
+            yield start, end
             return
         piece = self._piece(start, end)
         if piece is not None:

@@ -138,6 +138,8 @@ class KernelCutter:
     def _find(self, file: ImageFile) -> Kernel | None:
         for old in self._pairing.older(file):
             blocks = _read_blocks(file, self._image)
+            if blocks and _bytes(file, self._image) == _bytes(old, self._base):
+                return None  # a copy does
             older = _read_blocks(old, self._base) if blocks else []
             packed = reproducible(blocks, self._libraries) if older else []
             if packed:
@@ -205,4 +207,9 @@ def _read_blocks(file: ImageFile, image: Image) -> list[KernelBlock]:
         return []
     if image[ranges[0][0] + 0x202 : ranges[0][0] + 0x206] != b"HdrS":
         return []
-    return lz4_blocks(b"".join(image[offset : offset + length] for offset, length in ranges))
+    return lz4_blocks(_bytes(file, image))
+
+
+def _bytes(file: ImageFile, image: Image) -> bytes:
+    """What is stored of a file."""
+    return b"".join(image[offset : offset + length] for offset, length in file.ranges(0, file.size_bytes))

@@ -117,6 +117,21 @@ def test_a_kernel_made_from_the_fragments_passes_its_own_check() -> None:
             assert [finding.option for finding in check(config, options)] == [one]
 
 
+# What Kconfig wants first, and drops the option without: seen on a configuration with everything off.
+MENUS = {
+    "update": {"MISC_FILESYSTEMS": "PSTORE", "DEBUG_KERNEL": "SOFTLOCKUP_DETECTOR", "MD": "BLK_DEV_DM"},
+    "low-memory": {"BLK_DEV": "ZRAM", "CRYPTO_LZO": "ZRAM"},
+    "slow-links": {"NET_SCHED": "NET_SCH_FQ", "DEFAULT_BBR": "DEFAULT_TCP_CONG"},
+}
+
+
+def test_a_fragment_names_what_its_options_hang_on() -> None:
+    for name, menus in MENUS.items():
+        options = {one.name: one for one in kernel_check.shipped_fragment(name)}
+        for menu, option_of_it in menus.items():
+            assert options[option_of_it].wanted or not options[menu].wanted, menu
+
+
 @pytest.mark.parametrize("line", ["CONFIG_X=maybe", "X=y", "CONFIG_X = y", "#: sometimes\nCONFIG_X=y"])
 def test_a_fragment_with_a_line_that_means_nothing_is_refused(line: str) -> None:
     with pytest.raises(TwinlockError) as caught:

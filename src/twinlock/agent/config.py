@@ -100,7 +100,7 @@ class LoaderConfig(_Table, frozen=True):
     copies: dict[str, str] = {}
     folder: Path = Path("/run/twinlock/boot")
     device: Path | None = None
-    slot_folder: Path = Path("/run/twinlock/slot")
+    slot_folder: Path = Path("/run/twinlock/slot-mount")
     variables: Path = Path("/sys/firmware/efi/efivars")
     partition: PartitionConfig | None = None
 

@@ -163,10 +163,7 @@ class EfiBoot:
         recovery = RECOVERY in self.arguments
         default = committed(record, recovery=recovery)
         steps: list[Step] = []
-        if order_of(files.get(BOOT_NEXT, b"")) == [TRIAL_NUMBER] and (
-            record.trying is None
-            or files.get(option_name(TRIAL_NUMBER)) != self.option(record.trying, trial=True)
-        ):
+        if self._wish_is_over(files, record, settled):
             steps.append(Drop(BOOT_NEXT))
         steps += self.fallback.follow(files, settled)
         good = [slot for slot in SLOTS if slot not in settled.failed and slot != default]
@@ -182,6 +179,14 @@ class EfiBoot:
         if files.get(BOOT_ORDER) != data:
             steps.append(Put(BOOT_ORDER, data))
         return steps
+
+    def _wish_is_over(self, files: Files, record: BootRecord, settled: BootRecord) -> bool:
+        """Whether `BootNext` asks for a slot that must not boot, or for a trial that is not pending."""
+        wish = order_of(files.get(BOOT_NEXT, b""))[:1]
+        if wish == [TRIAL_NUMBER]:
+            slot = record.trying
+            return slot is None or files.get(option_name(TRIAL_NUMBER)) != self.option(slot, trial=True)
+        return wish in [[NUMBERS[slot]] for slot in settled.failed]
 
     def _option_step(self, files: Files, number: int, data: bytes) -> list[Step]:
         found = files.get(option_name(number))

@@ -26,6 +26,7 @@ KINDS = ("efi", "systemd-boot", "tryboot")
 # `mount` by copying, and a log of what was asked for; `umount` writes nothing back.
 MOUNT = """#!/bin/sh
 echo "mount $*" >>"$LOG"
+[ "${2#remount}" = "$2" ] || exit 0
 for last; do at=$from; from=$to; to=$last; done
 [ -e "$from/broken" ] && { echo "wrong fs type" >&2; exit 32; }
 cp -a "$from/." "$to/"
@@ -199,6 +200,42 @@ def test_what_a_killed_run_left_mounted_is_unmounted_first(
         assert (tmp_path / "point").is_dir()
     asked = [line.partition(" ")[0] for line in mount_log.read_text().splitlines()]
     assert asked == ["umount", "mount", "umount"]
+
+
+class Numbered(Mounts):
+    """A folder stands for the block device 259:1."""
+
+    def _number(self, device: Path) -> str | None:
+        return "259:1"
+
+
+@pytest.mark.parametrize(
+    ("access", "write", "asked"),
+    [
+        ("rw", False, []),
+        ("rw", True, []),
+        ("ro", False, []),
+        ("ro", True, ["remount,rw", "remount,ro"]),
+    ],
+)
+def test_what_the_system_has_mounted_is_used_where_it_is(
+    tmp_path: Path, mount_log: Path, access: str, write: bool, asked: list[str]
+) -> None:
+    here = tmp_path / "the efi"
+    here.mkdir()
+    shown = str(here).replace(" ", "\\040")
+    lines = ["short", "29 24 259:9 / / ro - ext4 x ro", f"31 24 259:1 / {shown} {access} - vfat x {access}"]
+    lines.append(f"30 24 259:1 /sub /bind {access} - vfat x {access}")
+    (tmp_path / "mountinfo").write_text("\n".join(lines))
+    mounts = Numbered(tmp_path / "mountinfo")
+    with mounts.mounted(tmp_path / "dev", tmp_path / "point", write=write) as place:
+        assert place == here
+    lines = mount_log.read_text().splitlines() if mount_log.exists() else []
+    assert [line.split()[2] for line in lines] == asked
+    (tmp_path / "mountinfo").write_text("29 24 259:9 / / ro - ext4 x ro\n")
+    (tmp_path / "dev").mkdir()
+    with mounts.mounted(tmp_path / "dev", tmp_path / "point", write=write) as place:
+        assert place == tmp_path / "point"
 
 
 # --- what is copied from a slot

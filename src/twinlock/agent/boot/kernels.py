@@ -56,8 +56,8 @@ class Kernels:
             options = ("-o", f"loop,offset={where.offset_bytes}")
             if where.size_bytes is not None:
                 options = ("-o", f"{options[1]},sizelimit={where.size_bytes}")
-        with self.mounts.mounted(where.path, self.point, write=False, options=options):
-            copy_tree(self.point, self.copies, folder)
+        with self.mounts.mounted(where.path, self.point, write=False, options=options) as place:
+            copy_tree(place, self.copies, folder)
 
 
 def copy_tree(root: Path, copies: Mapping[str, str], folder: Path) -> None:

@@ -1,7 +1,8 @@
 """The loader's files on a real device: its FAT partition, and EFI's variables. Is `beside.Place`.
 
 The partition is mounted for as long as it is looked at, read-only unless something is to be changed, and in a
-folder below /run: nothing else on the device depends on it, and a power cut finds it unmounted. A file is
+folder below /run: nothing else on the device depends on it, and a power cut finds it unmounted. A system that
+has it mounted itself keeps it so. A file is
 written beside its place, flushed, renamed, and read again from the medium; a file that firmware must find at
 any time is written over in place, within one sector.
 """
@@ -53,8 +54,8 @@ class BootPlace:
         if self._device is None:
             yield OpenBootPlace(self._folder, self._kernels, self._variables)
             return
-        with self._mounts.mounted(self._device, self._folder, write=write, options=("-t", "vfat")):
-            yield OpenBootPlace(self._folder, self._kernels, self._variables)
+        with self._mounts.mounted(self._device, self._folder, write=write, options=("-t", "vfat")) as place:
+            yield OpenBootPlace(place, self._kernels, self._variables)
 
 
 class OpenBootPlace:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from twinlock.core.bootrecord import BootRecord
     from twinlock.lab.crash.kernel import Kernel
 
+KERNEL: Final = "linux"  # what every loader's file in a slot's folder is called
 RECOVERY_RELEASE: Final = "recovery"
 _LINES: Final = 50  # of a kernel, so that it has more than one sector
 
@@ -40,17 +41,16 @@ def kernel_of(release: str) -> bytes:
 class BesideLoader(RecordSectors):
     """One of the three, by its rules."""
 
-    def __init__(self, name: str, kernel_name: str) -> None:
+    def __init__(self, name: str) -> None:
         rules = media.form(name).rules
         if rules is None:
             raise error("internal", f"{name} keeps no files beside the record")
         self.name: Final = name
-        self.kernel_name: Final = kernel_name
         self.rules: Final[LoaderRules] = rules
 
     def first_files(self, record: BootRecord, before: BootRecord) -> dict[str, bytes]:
         files = {
-            f"{slot_folder(slot)}/{self.kernel_name}": kernel_of(release)
+            f"{slot_folder(slot)}/{KERNEL}": kernel_of(release)
             for slot, release in (("a", "1.0"), ("b", "0.9"), (RECOVERY, RECOVERY_RELEASE))
         }
         if isinstance(self.rules, SystemdBoot | EfiBoot):
@@ -74,7 +74,7 @@ class BesideLoader(RecordSectors):
         return order
 
     def kernel(self, kernel: Kernel, slot: str) -> bytes | None:
-        return kernel.content(_path(f"{slot_folder(slot)}/{self.kernel_name}"))
+        return kernel.content(_path(f"{slot_folder(slot)}/{KERNEL}"))
 
 
 def _path(name: str) -> str:
@@ -115,13 +115,12 @@ def _leave(kernel: Kernel, before: dict[str, bytes], after: dict[str, bytes]) ->
 class SlotKernels:
     """Stands in for `agent.boot.kernels`, which mounts the slot: copies the kernel of the slot's release."""
 
-    def __init__(self, loader: BesideLoader, release_in: Callable[[str], str]) -> None:
-        self._loader = loader
+    def __init__(self, release_in: Callable[[str], str]) -> None:
         self._release_in = release_in
 
     def install(self, slot: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / self._loader.kernel_name
+        path = folder / KERNEL
         wanted = kernel_of(self._release_in(slot))
         if path.exists() and path.open("rb").read() == wanted:
             return
@@ -129,7 +128,7 @@ class SlotKernels:
 
 
 BESIDE: Final = (
-    BesideLoader("systemd-boot", "linux"),
-    BesideLoader("tryboot", "kernel8.img"),
-    BesideLoader("efi", "linux"),
+    BesideLoader("systemd-boot"),
+    BesideLoader("tryboot"),
+    BesideLoader("efi"),
 )

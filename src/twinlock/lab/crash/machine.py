@@ -335,7 +335,7 @@ class Machine:
         boot = self._config.boot
         if not isinstance(self.loader, BesideLoader):
             return boot_control(boot, self._config.slots)
-        kernels = SlotKernels(self.loader, lambda slot: held(self.kernel, slot))
+        kernels = SlotKernels(lambda slot: held(self.kernel, slot))
         variables = EfiVariables(cast("Path", KernelPath(self.kernel, VARIABLES)))
         place = BootPlace(
             cast("Path", KernelPath(self.kernel, BOOT)),

@@ -35,6 +35,8 @@ booted = "{folder}/booted.json"
 offset_bytes = [{offsets[0]}, {offsets[1]}]
 [reboot]
 mode = "exit"
+[network]
+ways = ["full"]
 """
 
 

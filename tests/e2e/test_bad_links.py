@@ -46,7 +46,7 @@ def finish(world: World, device: VirtualDevice, name: str, rollout: str) -> None
 
 
 def size_of(world: World) -> int:
-    return world.packed[GOOD].payload_size_bytes
+    return world.packed[GOOD].fetched_size_bytes
 
 
 def test_a_link_that_is_cut_many_times(world: World, rng: random.Random) -> None:

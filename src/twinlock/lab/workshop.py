@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Self
 from twinlock.core import limits
 from twinlock.core.durable import os_errors, read_bounded
 from twinlock.core.errors import error
+from twinlock.core.payload import blocks as blocks_of
 from twinlock.lab import process
 from twinlock.lab.virtual import Release
 from twinlock.publish import keys, releases, roots, upload
@@ -59,6 +60,12 @@ class Packed:
     payload_size_bytes: int
     segments: int
     zero_segments: int
+
+    @property
+    def fetched_size_bytes(self) -> int:
+        """What a device fetches of the full payload when it wants all of it: no block hashes."""
+        blocks = (self.segments - self.zero_segments) * blocks_of.block_count(limits.SEGMENT_SIZE_BYTES)
+        return self.payload_size_bytes - blocks * blocks_of.HASH_SIZE_BYTES
 
 
 class Workshop:

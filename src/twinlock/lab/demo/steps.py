@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from twinlock.core import limits
 from twinlock.core.errors import EXIT_CODES, Kind
-from twinlock.lab import images
+from twinlock.lab import images, virtual
 from twinlock.lab.demo.scene import DEVICE_ID, check, expect, expect_run
 from twinlock.lab.proxy import Cut, FaultProxy
 from twinlock.lab.virtual import REBOOT_WANTED, VirtualDevice
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 LINK_BYTES_S: Final = 6_000_000
 CUTS: Final = (0.3, 0.65)  # of the payload
+# The link is cut and bits are flipped at places of the full payload, which therefore has to travel.
+ALL_OF_IT: Final = 'ways = ["full"]'
 _LABELS: Final = {"1.0": "the factory's", "1.1": "a good one", "1.2": "one whose health check will fail"}
 
 
@@ -90,6 +92,7 @@ def make_device(scene: Scene) -> str:
         server=proxy.url,
         root=scene.workshop.root,
         device_id=DEVICE_ID,
+        settings={"network": f"{virtual.NETWORK}\n{ALL_OF_IT}"},
     )
     expect(device.boot().slot, "a", "the slot of the first boot")
     enrolled = device.run_agent("enrol", "--json")
@@ -112,7 +115,7 @@ def make_device(scene: Scene) -> str:
 def roll_out_good(scene: Scene) -> str:
     """Step 4."""
     device, proxy, packed = scene.device, scene.proxy, scene.packed["1.1"]
-    size_bytes = packed.payload_size_bytes
+    size_bytes = packed.fetched_size_bytes
     before = proxy.counts().payload_bytes
     first, second = (before + int(size_bytes * part) for part in CUTS)
     proxy.add(Cut(first))
@@ -151,7 +154,7 @@ def roll_out_bad(scene: Scene) -> str:
     """Step 5."""
     device = scene.device
     rollout = scene.roll_out("1.2")
-    armed = scene.run_agent("fetching 1.2", scene.packed["1.2"].payload_size_bytes)
+    armed = scene.run_agent("fetching 1.2", scene.packed["1.2"].fetched_size_bytes)
     expect_run(armed, REBOOT_WANTED, "the run that armed slot a")
     expect(device.boot().slot, "a", "the slot that the loader tries")
     held = device.release_in("a", scene.releases())

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 AWAY_S: Final = 10.0
 REPEATED_BYTES_MAX: Final = 2 * MIB  # one part for each of two connections that ended
+CUTS_BYTES: Final = (20_000, 60_000)
 POWER_CUTS: Final = 3
 _COME_BACK_CPU_S_MAX: Final = 900.0
 
@@ -143,8 +144,9 @@ def network_lost(stage: Stage, recorder: Recorder, version: str) -> None:
     _release(stage, recorder, version)
     size_bytes = stage.rig.packed[version].payload_size_bytes
     before = stage.rig.proxy.counts().payload_bytes
-    stage.rig.proxy.add(Cut(before + size_bytes // 3, reset=True))
-    stage.rig.proxy.add(Cut(before + 2 * size_bytes // 3, away=True))
+    # Early: the device fetches only what its current slot does not hold.
+    stage.rig.proxy.add(Cut(before + CUTS_BYTES[0], reset=True))
+    stage.rig.proxy.add(Cut(before + CUTS_BYTES[1], away=True))
     back_s: list[float] = []
 
     def meanwhile(found: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import msgspec
 import pytest
 
@@ -28,6 +30,7 @@ from twinlock.core import bootrecord
 from twinlock.core.bootrecord import BootRecord
 from twinlock.core.errors import error
 from twinlock.core.limits import SLOT_TAIL_SIZE_BYTES
+from twinlock.core.payload import container
 
 PACKED = pack(image_of("a.0"))
 FALLBACK = image_of("zz", seed=9)
@@ -324,6 +327,18 @@ def test_a_download_that_does_not_work_is_waited_for_and_condemns_nobody() -> No
     device = on_trial()
     device.network.faults = [FakeResponse(403, {}, b"")]
     assert judge(device)[0] is None, "the second time it works"
+
+
+def test_a_part_that_is_whole_but_not_what_was_signed_is_no_proof() -> None:
+    evil = pack(image_of("x.0", seed=5))
+    index = msgspec.structs.replace(evil.index, image_sha256=PACKED.manifest.image_sha256)
+    body = evil.payload[: evil.index.offsets()[-1]]
+    forged = dataclasses.replace(evil, payload=body + container.encode_tail(index), index=index)
+    device = on_trial()
+    device.network.serve(forged)
+    device.plan(msgspec.structs.replace(PLAN_OF_IT, payloads=(forged.offer,)))
+    verdict = failed(device)
+    assert (verdict.code, verdict.condemns) == ("segment-hash", False)
 
 
 def test_a_payload_without_anything_to_fetch_is_no_failure() -> None:

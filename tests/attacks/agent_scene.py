@@ -6,11 +6,14 @@ and serves a repository, all on a real socket.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from tuf.api.metadata import TargetFile
@@ -75,23 +78,46 @@ def release(version: str, counter: int, image: bytes) -> Manifest:
     )
 
 
+def held(path: Path) -> bytes:
+    """What a file holds where it is not a hole, each run behind its offset."""
+    found = bytearray()
+    with path.open("rb") as file:
+        end = os.fstat(file.fileno()).st_size
+        start = 0
+        while start < end:
+            try:
+                start = os.lseek(file.fileno(), start, os.SEEK_DATA)
+            except OSError as problem:
+                if problem.errno == errno.ENXIO:  # holes only, from here on
+                    break
+                raise
+            stop = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            found += b"%d:" % start + os.pread(file.fileno(), stop - start, start)
+            start = stop
+    return bytes(found)
+
+
 class AgentScene:
     """A device on slot a, enrolled, with a release assigned to it that lies in the repository."""
 
-    def __init__(self, repository: Repository, address: str, folder: Path) -> None:
+    def __init__(self, repository: Repository, address: str, folder: Path, **network: Any) -> None:
         self.repository = repository
         self.folder = folder
         self.reports: list[protocol.Report] = []
         self.clock = Clock(NOW.timestamp())
         self._make_device()
-        self.settings = self._settings(address)
-        ports = build_ports(self.settings, folder / "agent.toml")
-        self.ports = replace(ports, clock=self.clock)
-        self.ports = replace(self.ports, checker=_CheckHere(self.ports, self.settings))
+        self.connect(address, **network)
         identity.load_or_make(self.ports.store, self.settings)
         self.ports.store.write("root.json", repository.files["metadata/1.root.json"])
         self._answer_calls()
         self.assign(release("1.1", 3, b"image" * 1024))
+
+    def connect(self, address: str, **network: Any) -> None:
+        """The agent's configuration names this server, and this of `[network]`."""
+        self.settings = self._settings(address, network)
+        ports = build_ports(self.settings, self.folder / "agent.toml")
+        self.ports = replace(ports, clock=self.clock)
+        self.ports = replace(self.ports, checker=_CheckHere(self.ports, self.settings))
 
     def _make_device(self) -> None:
         for slot in "ab":
@@ -103,7 +129,7 @@ class AgentScene:
         (self.folder / "record").write_bytes(record)
         (self.folder / "booted.json").write_bytes(msgspec.json.encode({"slot": "a", "boot_id": "1"}))
 
-    def _settings(self, address: str) -> config.Config:
+    def _settings(self, address: str, network: dict[str, Any]) -> config.Config:
         folder = str(self.folder)
         return config.parse(
             {
@@ -118,7 +144,7 @@ class AgentScene:
                     "offset_bytes": list(OFFSETS_BYTES),
                 },
                 "reboot": {"mode": "exit"},
-                "network": {"retries": 0},
+                "network": {"retries": 0, **network},
             }
         )
 
@@ -169,7 +195,7 @@ class AgentScene:
 
     def state(self) -> dict[str, bytes | None]:
         """What an attack must not change: slots, boot record, floor, what the slots hold, the time."""
-        device = {name: (self.folder / name).read_bytes() for name in ("a.img", "b.img", "record")}
+        device = {name: held(self.folder / name) for name in ("a.img", "b.img", "record")}
         names = (memory.FLOOR_FILE, memory.SLOTS_FILE, memory.TIME_FILE, "plan.json")
         return {**device, **{name: self.ports.store.read(name, 1 << 20) for name in names}}
 

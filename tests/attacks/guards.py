@@ -17,161 +17,152 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Final
 
+from tests.attacks.guard_edits import Edit, agent, core
+from tests.attacks.guards_device import DEVICE
+from tests.attacks.guards_payload import PAYLOADS
+from tests.attacks.guards_server import SERVER
+from tests.attacks.guards_transport import TRANSPORT
+
 NOTICED: Final = "noticed"
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One place in one module: `old`, which must be there exactly once, becomes `new`."""
-
-    module: str
-    old: str
-    new: str
-
-
-def _edit(module: str, old: str, new: str) -> tuple[Edit, ...]:
-    return (Edit(f"twinlock.core.{module}", old, new),)
-
-
-def _agent(module: str, old: str, new: str) -> tuple[Edit, ...]:
-    return (Edit(f"twinlock.agent.{module}", old, new),)
-
 
 _REFUSE_ROLE_ZERO = Edit("tuf.api._payload", "if threshold < 1:", "if threshold < 0:")
 
 # The check in its layers where a library would catch what ours lets through.
 GUARDS: Final[dict[str, tuple[Edit, ...]]] = {
-    "test_metadata.test_case_14_one_key_under_two_ids": _edit(
+    "test_metadata.test_case_14_one_key_under_two_ids": core(
         "trust.signatures", "signers.add(known.identity)", "signers.add(keyid.encode())"
     ),
-    "test_metadata.test_case_14_one_signature_twice": _edit(
+    "test_metadata.test_case_14_one_signature_twice": core(
         "trust.metadata", "if len(signatures) != len(envelope.signatures):", "if False:"
     ),
     "test_metadata.test_case_15_threshold_zero": (
-        *_edit(
+        *core(
             "trust.shapes",
             "Threshold = Annotated[int, msgspec.Meta(ge=1,",
             "Threshold = Annotated[int, msgspec.Meta(ge=0,",
         ),
         _REFUSE_ROLE_ZERO,
     ),
-    "test_metadata.test_case_16_a_rejected_root_is_not_trusted_later": _edit(
+    "test_metadata.test_case_16_a_rejected_root_is_not_trusted_later": core(
         "trust.client",
         "            trusted.update_root(data)\n",
         "            self._store.save(Root.type, data)\n            trusted.update_root(data)\n",
     ),
-    "test_metadata.test_case_17_a_role_for_one_delegator_does_not_speak_for_another": _edit(
+    "test_metadata.test_case_17_a_role_for_one_delegator_does_not_speak_for_another": core(
         "trust.verifier", "if (role, delegator) not in self._vouched:", "if False:"
     ),
-    "test_metadata.test_case_18_replay_after_the_files_are_emptied": _edit(
+    "test_metadata.test_case_18_replay_after_the_files_are_emptied": core(
         "trust.floors",
         "if new.version < floors.timestamp or new.snapshot_meta.version < floors.snapshot:",
         "if False:",
     ),
-    "test_metadata.test_case_18_replay_of_a_snapshot_with_a_new_timestamp": _edit(
+    "test_metadata.test_case_18_replay_of_a_snapshot_with_a_new_timestamp": core(
         "trust.floors", " or new.snapshot_meta.version < floors.snapshot:", ":"
     ),
-    "test_metadata.test_case_19_power_cut_at_every_write": _edit(
+    "test_metadata.test_case_19_power_cut_at_every_write": core(
         "durable",
         "        write_all(fd, data)\n        os.fsync(fd)\n    except BaseException:",
         "        write_all(fd, data)\n    except BaseException:",
     ),
-    "test_metadata.test_case_19_power_cut_during_the_recovery_from_a_fast_forward": _edit(
+    "test_metadata.test_case_19_power_cut_during_the_recovery_from_a_fast_forward": core(
         "trust.verifier",
         "        if floors.lost_keys(self.floors, self.root):\n            self._rotate()\n",
         "",
     ),
-    "test_director.test_case_20_the_repositories_disagree_on_the_hash": _edit(
+    "test_director.test_case_20_the_repositories_disagree_on_the_hash": core(
         "trust.director", "image.hashes[kind] == directed.hashes[kind]", "True"
     ),
-    "test_director.test_case_20_the_repositories_share_no_strong_hash": _edit(
+    "test_director.test_case_20_the_repositories_share_no_strong_hash": core(
         "trust.director", "(bool(shared), ", "(True, "
     ),
-    "test_director.test_case_20_the_repositories_disagree_on_the_length": _edit(
+    "test_director.test_case_20_the_repositories_disagree_on_the_length": core(
         "trust.director", "(image.length == directed.length, ", "(True, "
     ),
-    "test_director.test_case_20_the_repositories_disagree_on_the_claims": _edit(
+    "test_director.test_case_20_the_repositories_disagree_on_the_claims": core(
         "trust.director", "image.unrecognized_fields == directed.unrecognized_fields,", "True,"
     ),
-    "test_director.test_case_21_a_director_that_delegates": _edit(
+    "test_director.test_case_21_a_director_that_delegates": core(
         "trust.director", "if targets.delegations is not None:", "if False:"
     ),
-    "test_director.test_case_21_a_director_that_names_two_releases": _edit(
+    "test_director.test_case_21_a_director_that_names_two_releases": core(
         "trust.director", "if len(targets.targets) > RELEASES_MAX:", "if False:"
     ),
-    "test_director.test_case_22_the_answer_for_another_device": _edit(
+    "test_director.test_case_22_the_answer_for_another_device": core(
         "trust.director", "if named != device_id:", "if False:"
     ),
-    "test_director.test_case_22_an_older_answer_for_this_device": _edit(
+    "test_director.test_case_22_an_older_answer_for_this_device": core(
         "trust.director",
         "trusted = TrustedSet(root, now, floors)",
         "trusted = TrustedSet(root, now)",
     ),
-    "test_director.test_case_23_an_empty_answer_without_a_device": _edit(
+    "test_director.test_case_23_an_empty_answer_without_a_device": core(
         "trust.director", "if named != device_id:", "if named is not None and named != device_id:"
     ),
-    "test_director.test_case_24_the_image_keys_alone_are_stolen": _edit(
+    "test_director.test_case_24_the_image_keys_alone_are_stolen": core(
         "trust.director", "    check_agreement(image, directed.release)\n", ""
     ),
-    "test_director.test_case_24_the_director_key_alone_is_stolen": _edit(
+    "test_director.test_case_24_the_director_key_alone_is_stolen": core(
         "trust.director", "image = find(directed.release.path)", "image = directed.release"
     ),
-    "test_director.test_case_24_a_stranger_is_no_director": _edit(
+    "test_director.test_case_24_a_stranger_is_no_director": core(
         "trust.signatures",
         "not known.verifies(signature, document.payload)",
         "False",
     ),
-    "test_metadata.test_case_26_a_root_is_withheld": _edit(
+    "test_metadata.test_case_26_a_root_is_withheld": core(
         "trust.verifier", "if self.root.version < self.floors.root:", "if False:"
     ),
-    "test_metadata.test_case_26_everything_is_withheld_until_it_expires": _edit(
+    "test_metadata.test_case_26_everything_is_withheld_until_it_expires": core(
         "trust.verifier", '            self._check_fresh(self._kept, "timestamp")\n', ""
     ),
-    "test_metadata.test_case_26_a_root_past_its_time": _edit(
+    "test_metadata.test_case_26_a_root_past_its_time": core(
         "trust.verifier", '        self._check_fresh(self.root, "root")\n', "        return\n"
     ),
-    "test_agent.test_case_25_a_counter_below_the_floor": _agent(
+    "test_agent.test_case_25_a_counter_below_the_floor": agent(
         "decide", "if claims.counter < floor:", "if False:"
     ),
-    "test_agent.test_case_25_a_counter_in_the_manifest_alone": _agent(
+    "test_agent.test_case_25_a_counter_in_the_manifest_alone": agent(
         "metadata", "if found.claims != claims or found.name != signed.path:", "if False:"
     ),
-    "test_agent.test_case_27_a_clock_of_1970": _agent(
+    "test_agent.test_case_27_a_clock_of_1970": agent(
         "memory", "0.0 if known is None else known.trusted_s)", "0.0)"
     ),
-    "test_agent.test_case_27_a_clock_of_1970_on_a_new_device": _agent(
+    "test_agent.test_case_27_a_clock_of_1970_on_a_new_device": agent(
         "memory", "max(clock.now_s(), BUILD_TIME_S, ", "max(clock.now_s(), "
     ),
-    "test_agent.test_case_27_a_clock_of_2038": _agent(
+    "test_agent.test_case_27_a_clock_of_2038": agent(
         "metadata",
         "        trusted = self._client.refresh()\n",
         "        memory.note_time(self._store, self._now_s)\n        trusted = self._client.refresh()\n",
     ),
-    "test_agent.test_case_27_a_clock_that_runs_backwards": _agent(
+    "test_agent.test_case_27_a_clock_that_runs_backwards": agent(
         "metadata", "        memory.note_time(self._store, self._now_s)\n", ""
     ),
-    "test_metadata.test_case_28_duplicate_keys": _edit(
+    "test_metadata.test_case_28_duplicate_keys": core(
         "trust.strict", "if len(result) != len(pairs):", "if False:"
     ),
-    "test_metadata.test_case_28_deep_nesting": _edit("trust.strict", "if _too_deep(value):", "if False:"),
-    "test_metadata.test_case_28_numbers_that_are_none": _edit(
+    "test_metadata.test_case_28_deep_nesting": core("trust.strict", "if _too_deep(value):", "if False:"),
+    "test_metadata.test_case_28_numbers_that_are_none": core(
         "trust.strict", "            parse_constant=_refuse,\n", ""
     ),
-    "test_metadata.test_case_28_names_composed_in_two_ways": _edit(
+    "test_metadata.test_case_28_names_composed_in_two_ways": core(
         "trust.strict", 'if not unicodedata.is_normalized("NFC", value):', "if False:"
     ),
-    "test_metadata.test_case_29_a_version_past_all_bounds": _edit(
+    "test_metadata.test_case_29_a_version_past_all_bounds": core(
         "trust.shapes", "msgspec.Meta(ge=1, le=limits.METADATA_VERSION_MAX)", "msgspec.Meta(ge=1)"
     ),
-    "test_metadata.test_case_29_recovery_from_the_highest_version": _edit(
+    "test_metadata.test_case_29_recovery_from_the_highest_version": core(
         "trust.verifier", "self.floors = floors.forget(self.floors)", "return"
     ),
+    **DEVICE,
+    **PAYLOADS,
+    **SERVER,
+    **TRANSPORT,
 }
 
 

@@ -30,6 +30,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.removeprefix("/").removeprefix("repository/")
+        script = self.server.repository.scripts.get(path)
+        if script is not None:
+            self.server.repository.asked.append(path)
+            script(self)
+            return
         data = self.server.repository.get(path)
         status = self.server.repository.statuses.get(path, 200 if data is not None else 404)
         self.send_response(status)

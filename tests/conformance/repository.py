@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from securesystemslib.formats import encode_canonical
@@ -60,6 +61,7 @@ class Repository:
         self.statuses: dict[str, int] = {}
         self.headers: dict[str, dict[str, str]] = {}
         self.calls: dict[str, Callable[[bytes], bytes]] = {}  # what a device server answers to POST
+        self.scripts: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}  # answers GET by hand
         self.list_hashes = False
         self.signers: dict[str, list[CryptoSigner]] = {}
         self._taken: dict[str, int] = {}

@@ -17,7 +17,7 @@ from twinlock.agent import memory
 from twinlock.agent.repository import Repository, RoleFiles, served_path
 from twinlock.core import limits, manifest, protocol
 from twinlock.core.durable import read_bounded
-from twinlock.core.errors import TwinlockError, error
+from twinlock.core.errors import InputError, TwinlockError, error
 from twinlock.core.trust.client import Client
 from twinlock.core.trust.floors import Floors
 from twinlock.core.trust.verifier import check_manifest_bytes, claims_of
@@ -103,10 +103,16 @@ class MetadataClient:
         memory.note_time(self._store, self._now_s)
 
     def claims(self, name: str) -> tuple[TargetFile, Claims]:
-        """What is signed of the manifest called `name`. Raises TrustError `release-unknown`."""
+        """What is signed of the manifest called `name`.
+
+        Raises TrustError `release-unknown`, `metadata-malformed` for claims out of their bounds.
+        """
         signed = self._client.find(name)
         found = claims_of(signed)
-        manifest.check_claims(found)
+        try:
+            manifest.check_claims(found)
+        except InputError as problem:
+            raise error("metadata-malformed", f"the claims of {name}: {problem.what}") from problem
         return signed, found
 
     def manifest(self, signed: TargetFile, claims: Claims) -> tuple[bytes, Manifest]:

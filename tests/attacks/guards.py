@@ -238,12 +238,18 @@ def _outcome(test: str) -> str:
     return "passed: the test does not depend on its guard"
 
 
-def _preload() -> None:
-    """What every test needs and no guard is in, so that each fork starts with it."""
-    for name in ("pytest", "msgspec", "cryptography.hazmat.primitives.serialization", "http.server"):
+_LIBRARIES: Final = ("pytest", "msgspec", "cryptography.hazmat.primitives.serialization", "http.server")
+_SERVER_LIBRARIES: Final = ("httpx", "sqlalchemy", "starlette.applications", "uvicorn")
+
+
+def _preload(tests: Sequence[str]) -> None:
+    """What these tests need and no guard is in, so that each fork starts with it."""
+    is_server = any(test.startswith("test_server.") for test in tests)
+    for name in (*_LIBRARIES, *(_SERVER_LIBRARIES if is_server else ())):
         importlib.import_module(name)
 
 
 if __name__ == "__main__":
-    _preload()
-    print(json.dumps({test: run_without(test) for test in sys.argv[1:] or GUARDS}, indent=1))
+    named = sys.argv[1:] or list(GUARDS)
+    _preload(named)
+    print(json.dumps({test: run_without(test) for test in named}, indent=1))

@@ -11,6 +11,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import msgspec
+import pytest
 
 from tests.attacks.agent_scene import OFFSETS_BYTES
 from tests.attacks.payload_scene import PACKED, PayloadScene, Ranges, payload_scene
@@ -169,13 +170,8 @@ def test_case_35_a_crash_while_the_slot_is_written(tmp_path: Path) -> None:
         save(device, BootRecord(seq=2, default="a"))
         device.install(PACKED)
         before = device.state()
-        with patch("os.fdatasync", crash):
-            try:
-                device.run()
-            except CrashError:
-                pass
-            else:
-                raise AssertionError("the slot was not written")
+        with patch("os.fdatasync", crash), pytest.raises(CrashError):
+            device.run()
         after = device.state()
         assert after[memory.FLOOR_FILE] == before[memory.FLOOR_FILE]
         assert after["a.img"] == before["a.img"]
@@ -195,13 +191,11 @@ def test_case_35_a_crash_between_commit_and_floor(tmp_path: Path) -> None:
         device.install(PACKED)
         assert device.run() == ""
         assert boot(device, "2") == "b"
-        with patch("twinlock.agent.memory.note_committed", side_effect=CrashError):
-            try:
-                device.run()
-            except CrashError:
-                pass
-            else:
-                raise AssertionError("the trial was not committed")
+        with (
+            patch("twinlock.agent.memory.note_committed", side_effect=CrashError),
+            pytest.raises(CrashError),
+        ):
+            device.run()
         record = device.ports.boot.read()
         assert (record.default, record.trying) == ("b", None)
         old = pack(image_of("old", tail_bytes=512), "0.9", 1)

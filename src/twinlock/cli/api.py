@@ -190,6 +190,7 @@ class Api:
                 raise self._failure(answer)
             length = answer.headers.get("Content-Length", "")
         finally:
+            answer.drain_conn()  # there is no body, but only its end lets go of a connection that ends here
             answer.release_conn()
         if not length.isdecimal():
             raise error("answer-malformed", f"{self.server} does not say how large payload {sha256} is")

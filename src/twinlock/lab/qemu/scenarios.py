@@ -50,7 +50,7 @@ def run(stage: Stage, wanted: Sequence[Scenario]) -> list[Result]:
         recorder = Recorder(result, stage.note)
         stage.note(f"scenario {number}/{len(wanted)}: {scenario.title}")
         start_s = time.monotonic()
-        scenario.play(stage, recorder, f"3.{number}")
+        scenario.play(stage, recorder, f"3.{len(stage.rig.packed) + 1}")
         result.seconds = round(time.monotonic() - start_s, 1)
         results.append(result)
     return results

@@ -51,7 +51,19 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"seed: repeat this run with TWINLOCK_SEED={os.environ['TWINLOCK_SEED']}"
 
 
+def _start_slow_ones_first(items: list[pytest.Item]) -> None:
+    """Tests of whole virtual devices take minutes: two parallel workers begin with one each.
+
+    Each worker gets one half of the list in order, and takes from the other's when its own is done.
+    """
+    slow = [item for item in items if item.get_closest_marker("tries")]
+    others = [item for item in items if not item.get_closest_marker("tries")]
+    half = len(others) // 2
+    items[:] = [*slow[::2], *others[:half], *slow[1::2], *others[half:]]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _start_slow_ones_first(items)
     if os.environ.get("TWINLOCK_LONG") == "1":
         return
     long = [item for item in items if item.get_closest_marker("long")]

@@ -433,6 +433,7 @@ OPERATING = [
         for command in (
             "device list",
             "device show gw-1",
+            "device evidence gw-1 0123",
             "device accept gw-1",
             "device reject gw-1",
             "device preauthorise gw-1 --fingerprint " + "0" * 64,

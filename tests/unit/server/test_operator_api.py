@@ -18,6 +18,7 @@ PATHS = [
     ("GET", "/devices"),
     ("GET", "/devices/dev-1"),
     ("GET", "/devices/dev-1/reports"),
+    ("GET", "/devices/dev-1/evidence/ev-1"),
     ("GET", "/fleet/demo"),
     ("GET", "/rollouts"),
     ("GET", "/rollouts/r1"),
@@ -53,6 +54,7 @@ def test_the_paths_above_are_all_that_there_are(server: Server) -> None:
     described = server.http("GET", "/api/v1/openapi.json").json()["paths"]
     found = {(method.upper(), path) for path, methods in described.items() for method in methods}
     named = {"demo": "{product}", "1.1": "{version}", "dev-1": "{device_id}", "r1": "{rollout_id}"}
+    named["ev-1"] = "{name}"
     named["0" * 64] = "{sha256}"
     listed = {(method, "/".join(named.get(part, part) for part in path.split("/"))) for method, path in PATHS}
     assert found - {("GET", "/health")} == listed - {("GET", "/unknown")}

@@ -5,13 +5,13 @@ Compressed and chunk-based files are left out: their bytes are then found by sim
 
 from __future__ import annotations
 
-import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from twinlock.publish.delta.files.model import DEPTH_MAX, FILES_MAX, Extent, ImageFile, UnreadableError
+from twinlock.publish.delta.files.model import Extent, ImageFile, UnreadableError
+from twinlock.publish.delta.files.walk import walk
 from twinlock.publish.delta.images import Image
 
 _SUPER_OFFSET: Final = 1024
@@ -73,6 +73,10 @@ class _Erofs:
             raise UnreadableError("a file's data is outside the image")
         return tuple(found)
 
+    @staticmethod
+    def extents(inode: _Inode) -> tuple[Extent, ...]:
+        return inode.extents
+
     def entries(self, inode: _Inode) -> Iterator[tuple[int, bytes]]:
         """(inode number, name) of a folder's entries."""
         if inode.size_bytes > _FOLDER_SIZE_BYTES_MAX:
@@ -99,27 +103,7 @@ def _entries(block: bytes) -> Iterator[tuple[int, bytes]]:
 def files(image: Image) -> list[ImageFile]:
     """The regular files of an erofs image. Raises UnreadableError when it is none, or is damaged."""
     try:
-        return _walk(_Erofs(image))
+        volume = _Erofs(image)
+        return walk(volume, volume.root)
     except struct.error as problem:
         raise UnreadableError(f"a structure is cut short: {problem}") from problem
-
-
-def _walk(volume: _Erofs) -> list[ImageFile]:
-    found: list[ImageFile] = []
-    seen = {volume.root}
-    pending = [("", volume.root, 0)]
-    while pending:
-        folder, number, depth = pending.pop()
-        for child, name in volume.entries(volume.inode(number)):
-            if child in seen or depth > DEPTH_MAX:
-                continue
-            seen.add(child)
-            if len(seen) > FILES_MAX:
-                raise UnreadableError("too many files")
-            path = folder + name.decode("utf-8", "surrogateescape")
-            inode = volume.inode(child)
-            if stat.S_ISDIR(inode.mode):
-                pending.append((path + "/", child, depth + 1))
-            elif stat.S_ISREG(inode.mode):
-                found.append(ImageFile(path, inode.size_bytes, inode.extents))
-    return found

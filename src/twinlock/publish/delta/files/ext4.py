@@ -6,13 +6,13 @@ out: their bytes are then found by similarity.
 
 from __future__ import annotations
 
-import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from twinlock.publish.delta.files.model import DEPTH_MAX, FILES_MAX, Extent, ImageFile, UnreadableError
+from twinlock.publish.delta.files.model import Extent, ImageFile, UnreadableError
+from twinlock.publish.delta.files.walk import walk
 from twinlock.publish.delta.images import Image
 
 _SUPER_OFFSET: Final = 1024
@@ -143,27 +143,6 @@ def files(image: Image) -> list[ImageFile]:
     Raises UnreadableError when the image is not ext4 or is damaged.
     """
     try:
-        return _walk(_Ext4(image))
+        return walk(_Ext4(image), _ROOT_INODE)
     except struct.error as problem:
         raise UnreadableError(f"a structure is cut short: {problem}") from problem
-
-
-def _walk(volume: _Ext4) -> list[ImageFile]:
-    found: list[ImageFile] = []
-    seen = {_ROOT_INODE}
-    pending = [("", _ROOT_INODE, 0)]
-    while pending:
-        folder, number, depth = pending.pop()
-        for child, name in volume.entries(volume.inode(number)):
-            if child in seen or depth > DEPTH_MAX:
-                continue
-            seen.add(child)
-            if len(seen) > FILES_MAX:
-                raise UnreadableError("too many files")
-            path = folder + name.decode("utf-8", "surrogateescape")
-            inode = volume.inode(child)
-            if stat.S_ISDIR(inode.mode):
-                pending.append((path + "/", child, depth + 1))
-            elif stat.S_ISREG(inode.mode):
-                found.append(ImageFile(path, inode.size_bytes, volume.extents(inode)))
-    return found

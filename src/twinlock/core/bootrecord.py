@@ -1,8 +1,10 @@
 """The boot record: which slot boots, which one is on trial, and what may never boot.
 
 Two copies, each inside one 512-byte sector of its own, each with a CRC; the valid one with the higher `seq`
-counts. A writer always writes the *older* copy, so a torn write leaves the newer one as it was. There are no
-writes in the steady state: tries are counted only while a trial is pending.
+counts. The agent always writes the *older* copy, so a torn write leaves the newer one as it was. A loader
+counts all tries of a trial in *one* copy (`copy_to_spend`), and leaves the one that armed it alone: it may
+flush nothing, and any number of its writes may be lost or torn, boot after boot. There are no writes in the
+steady state: tries are counted only while a trial is pending.
 
 | transition              | if the power goes during its one write                        |
 |-------------------------|---------------------------------------------------------------|
@@ -126,6 +128,22 @@ def newest(copies: tuple[BootRecord | None, ...]) -> tuple[int, BootRecord]:
     record = copies[number]
     assert record is not None
     return number, record
+
+
+def copy_to_spend(copies: tuple[BootRecord | None, ...]) -> int:
+    """The copy that a loader writes to take a try off: where it counted this trial before, else the older.
+
+    The agent writes no copy of a trial with fewer tries than the one before, so the copy with fewer is the
+    loader's. Raises DeviceError `boot-record` when no copy is valid.
+    """
+    number, record = newest(copies)
+    beside = copies[COPIES - 1 - number]
+    counted = (
+        beside is not None
+        and (beside.trying, beside.trial_id) == (record.trying, record.trial_id)
+        and beside.tries_left > record.tries_left
+    )
+    return number if counted else COPIES - 1 - number
 
 
 def initial(default: str = "a") -> BootRecord:

@@ -99,12 +99,14 @@ def boots(
     if used.rules is not None:
         slot, files = used.rules.boots(medium.files, flag=flag)
         return slot, replace(medium, files=files)
+    copies = tuple(map(used.decode, medium.copies))
     try:
-        number, record = bootrecord.newest(tuple(map(used.decode, medium.copies)))
+        number, record = bootrecord.newest(copies)
     except TwinlockError:
         return (RECOVERY if loads(RECOVERY) else None), medium
     if record.trying is not None and record.tries_left > 0:
-        medium = written(medium, RecordWrite(1 - number, used.spend(medium.copies[number])))
+        place = bootrecord.copy_to_spend(copies)
+        medium = written(medium, RecordWrite(place, used.spend(medium.copies[number])))
     for slot in _chain(record):
         if loads(slot):
             return slot, medium

@@ -64,9 +64,9 @@ def test_a_trial_boots_while_it_has_tries_and_then_the_default(
     assert decoded(board, image) == [once, ARMED]
     assert reset(machine) == ("b", "two")
     twice = next_boot(once)[1]
-    assert decoded(board, image) == [once, twice]
+    assert decoded(board, image) == [twice, ARMED], "the agent's copy is never written over"
     assert reset(machine) == ("a", "one")
-    assert decoded(board, image) == [once, twice]
+    assert decoded(board, image) == [twice, ARMED]
 
 
 def test_two_bad_slots_boot_recovery(board: Board, power: Power, tmp_path: Path) -> None:

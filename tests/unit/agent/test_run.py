@@ -19,6 +19,7 @@ from tests.unit.agent.fakes import (
 )
 from twinlock.agent import journal, memory
 from twinlock.agent import plan as plans
+from twinlock.agent.gate import baseline
 from twinlock.agent.outbox import Outbox
 from twinlock.agent.plan import CheckAnswer, CheckRequest, Running
 from twinlock.agent.run import run_once
@@ -163,6 +164,20 @@ def test_a_release_that_alone_does_not_reach_the_server_is_condemned() -> None:
     made.checker.answers = [CheckAnswer()]
     assert run(made) == 0
     assert JOB.manifest_sha256 in [one.manifest_sha256 for one in memory.failures(made.store)]
+
+
+def test_a_server_that_was_away_before_the_reboot_excuses_for_good() -> None:
+    """That the old slot reaches it later then says nothing about the release."""
+    made = device()
+    run(made)
+    baseline.take(made.ports, made.boot.record.trial_id, False)
+    made.boot.reboot()
+    made.checker.answers = [error("server-unreachable", "down")] * 100
+    assert run(made) == 10
+    made.boot.reboot()
+    made.checker.answers = [CheckAnswer()]
+    assert run(made) == 0
+    assert [one.manifest_sha256 for one in memory.failures(made.store)] == [None]
 
 
 def test_a_slot_that_never_comes_up() -> None:

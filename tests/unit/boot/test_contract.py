@@ -434,3 +434,26 @@ def test_a_lost_record_is_made_anew(recovering: str, failed: str, boots: str) ->
     assert device.bench.control().restore("b", frozenset()) == made, "one that is there is kept"
     assert device.bench.power_cycle() == boots
     device.bench.control().self_test()
+
+
+RECORD_LOADERS = ("file", "uboot", "grub")
+
+
+@pytest.mark.parametrize("kind", RECORD_LOADERS)
+@pytest.mark.parametrize("agents", [0, 1])
+def test_no_number_of_torn_boots_costs_the_record(kind: str, agents: int, rng: random.Random) -> None:
+    """A loader flushes nothing: each boot of a trial may tear what it wrote, or lose it, again and again."""
+    form = loaders.form(kind)
+    before = bootrecord.BootRecord(seq=8, default="a", failed=frozenset("b"))
+    armed = bootrecord.BootRecord(seq=9, default="a", trying="b", tries_left=TRIES_MAX, trial_id="one")
+    for _ in range(100):
+        pair = (form.encode(before), form.encode(armed))
+        medium = Medium(pair if agents else pair[::-1], {})
+        for _ in range(3 * TRIES_MAX):
+            slot, after = loaders.boots(kind, medium)
+            assert slot in ("a", "b")
+            written = [number for number in (0, 1) if after.copies[number] != medium.copies[number]]
+            if written:
+                (place,) = written
+                medium = rng.choice(loaders.outcomes(medium, RecordWrite(place, after.copies[place])))
+            assert form.decode(medium.copies[agents]) == armed

@@ -191,3 +191,15 @@ def test_a_record_made_anew_boots_only_what_is_whole(failed: str, boots: str) ->
     record = br.restored("a", frozenset(failed))
     assert br.next_boot(record) == (boots, record)
     assert br.decode(br.encode(record)) == record
+
+
+def test_a_loader_counts_where_it_counted_before_and_else_over_the_older_copy() -> None:
+    new = armed()
+    once = br.next_boot(new)[1]
+    assert br.copy_to_spend((br.initial(), new)) == 0
+    assert br.copy_to_spend((once, new)) == 0
+    assert br.copy_to_spend((new, once)) == 1
+    assert br.copy_to_spend((None, new)) == 0
+    assert br.copy_to_spend((None, once)) == 0
+    proved = replace(once, seq=once.seq + 1)  # the agent's own, in the trial
+    assert br.copy_to_spend((once, proved)) == 0

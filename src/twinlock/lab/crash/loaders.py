@@ -96,11 +96,11 @@ class FileLoader(RecordSectors):
         )
         if copies == (None, None):
             return [RECOVERY]
-        number, record = bootrecord.newest(copies)
+        _, record = bootrecord.newest(copies)
         slot, to_save = bootrecord.next_boot(record)
         if to_save is not record:
-            spare = OFFSETS_BYTES[bootrecord.COPIES - 1 - number]
-            kernel.write_medium(RECORD, bootrecord.encode(to_save), spare)
+            place = OFFSETS_BYTES[bootrecord.copy_to_spend(copies)]
+            kernel.write_medium(RECORD, bootrecord.encode(to_save), place)
         order = [slot]
         if slot == record.trying:
             order.append(bootrecord.fallback(record))
@@ -127,7 +127,7 @@ def _script(variables: dict[str, str]) -> tuple[list[str], str | None]:
 
 
 class UbootLoader(RecordSectors):
-    """boot.cmd: `env import -c`, numbers compared by `itest` in hexadecimal, `env export -c` to the spare."""
+    """boot.cmd: `env import -c`, numbers compared by `itest` in hexadecimal, `env export -c`."""
 
     name = "uboot"
 
@@ -150,14 +150,15 @@ class UbootLoader(RecordSectors):
     def start(self, kernel: Kernel) -> list[str]:
         data = kernel.medium(RECORD).data
         variables: dict[str, str] = {}
-        best, best_seq, best_tries = -1, 0, 0
+        best, best_seq, best_tries, same = -1, 0, 0, False
         for copy, offset in enumerate(OFFSETS_BYTES):
             variables["version"] = "0"
             variables.update(self._import(data[offset : offset + bootenv_uboot.SIZE_BYTES]) or {})
             if variables["version"] != "1":
                 continue
             seq, tries = int(variables["seq"], 16), int(variables["tries"], 16)
-            if best < 0 or seq > best_seq or (seq == best_seq and tries < best_tries):
+            same = best >= 0 and seq == best_seq
+            if best < 0 or seq > best_seq or (same and tries < best_tries):
                 best, best_seq, best_tries = copy, seq, tries
         if best < 0:
             return [RECOVERY]
@@ -166,7 +167,7 @@ class UbootLoader(RecordSectors):
         order, left = _script(variables)
         if left is not None:
             variables["tries"] = left
-            kernel.write_medium(RECORD, self._export(variables), OFFSETS_BYTES[1 - best])
+            kernel.write_medium(RECORD, self._export(variables), OFFSETS_BYTES[best if same else 1 - best])
         return order
 
     @staticmethod
@@ -177,7 +178,7 @@ class UbootLoader(RecordSectors):
 
 
 class GrubLoader(RecordSectors):
-    """grub.cfg: `load_env`, `tl_check`, numbers of fixed width compared as text, `save_env` to the spare."""
+    """grub.cfg: `load_env`, `tl_check`, numbers of fixed width compared as text, `save_env`."""
 
     name = "grub"
     _SIGNATURE: Final = b"# GRUB Environment Block\n"
@@ -240,24 +241,24 @@ class GrubLoader(RecordSectors):
     def start(self, kernel: Kernel) -> list[str]:
         data = kernel.medium(RECORD).data
         blocks = [data[offset : offset + bootenv_grub.SIZE_BYTES] for offset in OFFSETS_BYTES]
-        best, chosen = -1, {"seq": "", "tries": ""}
+        best, same, chosen = -1, False, {"seq": "", "tries": ""}
         for copy, block in enumerate(blocks):
             found = self._load(block)
             if not self._is_read(block):
                 continue
-            newer = found["seq"] > chosen["seq"] or (
-                found["seq"] == chosen["seq"] and found["tries"] < chosen["tries"]
-            )
+            same = best >= 0 and found["seq"] == chosen["seq"]
+            newer = found["seq"] > chosen["seq"] or (same and found["tries"] < chosen["tries"])
             if best < 0 or newer:
                 best, chosen = copy, found
         if best < 0:
             return [RECOVERY]
         order, left = _script(chosen)
         if left is not None:
-            saved = self._save(blocks[1 - best], chosen | {"tries": left})
+            spare = best if same else 1 - best
+            saved = self._save(blocks[spare], chosen | {"tries": left})
             if saved is None:  # "the boot record cannot be written, no trial"
                 return order[1:]
-            kernel.write_medium(RECORD, saved, OFFSETS_BYTES[1 - best])
+            kernel.write_medium(RECORD, saved, OFFSETS_BYTES[spare])
         return order
 
     def _save(self, block: bytes, variables: dict[str, str]) -> bytes | None:

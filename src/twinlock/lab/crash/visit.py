@@ -160,14 +160,13 @@ def record(case: Case, state: State) -> list[Point]:
 
 
 class Job(NamedTuple):
-    """One crash point to visit: where it is, and how closely; with `tears` torn sectors too."""
+    """One crash point to visit: where it is, and how closely."""
 
     case: Case
     point: Point
     way: str
     bound: int
     epoch: int
-    tears: bool = True
 
 
 class Enumeration:
@@ -205,14 +204,14 @@ class Enumeration:
             yield from self._again(case, points)
 
     def _again(self, case: Case, points: Sequence[Point]) -> Iterator[Job]:
-        """The crash points of a sample of the recoveries; of two cuts in a row at most one tears a sector."""
+        """The crash points of a sample of the recoveries: two cuts in a row, torn sectors in both."""
         rng = Random(f"{self._settings.seed} again {case.name}")
         for point in rng.sample(points, min(self._settings.again, len(points))):
             found = list(choices.every(point.snapshot.pending, AGAIN_BOUND, rng, RECORDS))
             choice = rng.choice(found)
             for second in second_run(case, point, choice):
                 way = f"{case.name}/{point.number}/{choice.name}"
-                yield Job(case, second, way, AGAIN_BOUND, 2, tears=not choice.is_torn)
+                yield Job(case, second, way, AGAIN_BOUND, 2)
 
     def _cut(self, job: Job) -> None:
         """Visits the states of one crash point."""
@@ -221,8 +220,7 @@ class Enumeration:
         self.result.points += 1
         self.result.exhaustive += 1 << min(len(pending), 64) <= job.bound
         for choice in choices.every(pending, job.bound, rng, RECORDS):
-            if job.tears or not choice.is_torn:
-                self._visit(job, choice)
+            self._visit(job, choice)
 
     def _visit(self, job: Job, choice: Choice) -> None:
         case, point = job.case, job.point

@@ -13,13 +13,14 @@ setenv tl_addr @KERNEL_ADDRESS@
 setenv tl_best 0
 setenv tl_bestseq 0
 setenv tl_besttries 0
+setenv tl_same 0
 ${devtype} dev ${devnum}
 
 setenv tl_read 'setenv tl_version 0; if ${devtype} read ${tl_addr} ${tl_blk} 1; then env import -c ${tl_addr} 0x200 ${tl_vars}; fi'
 
 # The copy with the higher number is newer; of two with the same number, the one with fewer tries left.
 setenv tl_newer 'setenv tl_best ${tl_copy}; setenv tl_bestseq ${tl_seq}; setenv tl_besttries ${tl_tries}'
-setenv tl_judge 'if test "${tl_version}" = 1; then if test ${tl_best} = 0; then run tl_newer; else if itest 0x${tl_seq} -gt 0x${tl_bestseq}; then run tl_newer; else if itest 0x${tl_seq} -eq 0x${tl_bestseq}; then if itest 0x${tl_tries} -lt 0x${tl_besttries}; then run tl_newer; fi; fi; fi; fi; fi'
+setenv tl_judge 'if test "${tl_version}" = 1; then if test ${tl_best} = 0; then run tl_newer; else if itest 0x${tl_seq} -gt 0x${tl_bestseq}; then run tl_newer; else if itest 0x${tl_seq} -eq 0x${tl_bestseq}; then setenv tl_same 1; if itest 0x${tl_tries} -lt 0x${tl_besttries}; then run tl_newer; fi; fi; fi; fi; fi'
 
 setenv tl_blk @RECORD_0@
 setenv tl_copy 1
@@ -30,11 +31,14 @@ setenv tl_copy 2
 run tl_read
 run tl_judge
 
-# Read the chosen copy again, and see to it that the other place is the one that gets written.
+# Read the chosen copy again. The other place is the one that gets written, unless both have the same number: then the
+# chosen one is where this script counted before, and the other is the agent's. A copy of the agent's is never written
+# over while there is another place: nothing here is flushed, and one cut may tear what the last one left.
 setenv tl_version 0
 setenv tl_spare @RECORD_1@
 setenv tl_blk @RECORD_0@
 if test ${tl_best} = 2; then setenv tl_blk @RECORD_1@; setenv tl_spare @RECORD_0@; fi
+if test ${tl_same} = 1; then setenv tl_spare ${tl_blk}; fi
 if test ${tl_best} != 0; then run tl_read; fi
 
 setenv tl_mode

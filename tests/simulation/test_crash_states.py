@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import pytest
 
-from twinlock.agent import health, install, machine, outbox, slots, store
+from twinlock.agent import health, install, outbox, slots, store
 from twinlock.agent.boot.beside import BesideBootControl
 from twinlock.agent.boot.file import FileBootControl
 from twinlock.agent.check import Check
@@ -158,9 +158,6 @@ MUTANTS: dict[str, tuple[str, Callable[[], object], str]] = {
         "uboot", lambda: patch.multiple(
             FileBootControl, _write=write_unflushed_record,
         ), "",
-    ),
-    "no second arming of a trial that the record lost": (
-        "uboot", lambda: patch.object(machine, "REARMS_MAX", 0), "boot-record",
     ),
     "torn copy is left": (
         "grub", lambda: patch.object(FileBootControl, "mend", lambda self: []), "trial-exhausted",

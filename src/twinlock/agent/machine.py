@@ -147,7 +147,7 @@ def _started(state: State, event: on.Started) -> Step:
     elif state.phase in (Phase.IDLE, Phase.INSTALLING, Phase.VERIFIED):
         after, effects = _look(state)
     elif state.phase in (Phase.ARMED, Phase.TRIAL) and state.rearms < REARMS_MAX:
-        # A loader flushes nothing: a cut that tore a copy may have lost the other one too. Nothing is lost.
+        # The medium lost the copy that armed it, and the other is from before: the slot is still whole.
         after, effects = _look(
             State(
                 phase=Phase.INSTALLING,

@@ -155,12 +155,12 @@ def test_only_the_job_at_hand_is_armed() -> None:
 
 @pytest.mark.parametrize("phase", [Phase.ARMED, Phase.TRIAL])
 def test_a_trial_that_the_boot_record_lost_is_armed_again_and_given_up_in_the_end(phase: Phase) -> None:
-    """A loader flushes nothing, and a cut may tear the other copy: then the record is one from before."""
+    """The medium may lose the copy that armed it: then the record is one from before."""
     job = job_for("r1", Image(1, "good"), "b")
     record = BootRecord(seq=8, default="a", failed=frozenset("b"), reason="being written")
     event = on.Started(record, booted="a", boot_id="boot-2")
     state = State(phase=phase, job=job, boot_id="boot-1", tries=3, started_s=5.0)
-    for count in range(1, machine.REARMS_MAX + 1):
+    for count in (1, 2, 3):
         state, effects = machine.step(state, event)
         assert effects == (do.Check("b"),)
         assert (state.phase, state.job, state.started_s, state.rearms) == (

@@ -165,8 +165,9 @@ def one(ctx: Context, architecture: Architecture, slot_mib: int, copies: int) ->
         shell = Shell(machine)
         install_mib, check_mib = memory(shell)
         shell.run(f"mkdir -p {PLACE} /run/rauc-mount && mount -o ro /dev/nvme1n1 {PLACE} && modprobe loop")
+        swupdate_version = shell.run("dpkg-query -W -f='${source:Upstream-Version}' swupdate")
         versions = {
-            "swupdate": f"SWUpdate {shell.run('dpkg-query -W -f=${source:Upstream-Version} swupdate')}",
+            "swupdate": f"SWUpdate {swupdate_version}",
             "rauc": f"RAUC {shell.run('rauc --version').split()[-1]}",
         }
         peers = {versions[name]: peer(shell, name) for name in versions}

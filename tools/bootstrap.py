@@ -1,6 +1,6 @@
 """Set up a fresh machine: Debian packages, uv, a virtual environment, the hashed locks, the project itself.
 
-    python3 tools/bootstrap.py demo|test       what that make target needs
+    python3 tools/bootstrap.py demo|test       what that make target needs (TWINLOCK_LONG=1: long tests too)
     python3 tools/bootstrap.py bench [NAME]    what one benchmark needs, or all of them
     python3 tools/bootstrap.py uv              uv alone; prints its path
 
@@ -28,6 +28,7 @@ VENV = ROOT / ".venv"
 UV_MIN = (0, 8)
 # What each command needs: sets of Debian packages (see tools/packages.txt) and lock files.
 PACKAGE_SETS = {"demo": ("demo",), "test": ("demo", "test"), "bench": ("demo", "bench-*")}
+LONG_SET = "long"  # what only the tests behind TWINLOCK_LONG=1 need
 LOCKS = {"demo": ("build", "lab"), "test": ("dev",), "bench": ("dev",)}
 SYSTEM_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # often missing from a user's PATH
 
@@ -60,6 +61,14 @@ def listed_packages(wanted: tuple[str, ...]) -> list[tuple[str, list[str], str]]
             if any(fnmatchcase(which, pattern) for pattern in wanted):
                 rows.append((package, proofs.split(","), reason))
     return rows
+
+
+def wanted_sets(argv: list[str], env: dict[str, str]) -> tuple[str, ...]:
+    """The sets of packages that a command line of this program asks for."""
+    if len(argv) == 2:
+        return ("demo", f"bench-{argv[1]}")
+    long = argv[0] == "test" and env.get("TWINLOCK_LONG") == "1"
+    return (*PACKAGE_SETS[argv[0]], LONG_SET) if long else PACKAGE_SETS[argv[0]]
 
 
 def present(proof: str) -> bool:
@@ -205,8 +214,7 @@ def main(argv: list[str]) -> int:
             if argv[0] == "uv":
                 print(ensure_uv())
                 return 0
-            wanted = ("demo", f"bench-{argv[1]}") if len(argv) == 2 else PACKAGE_SETS[argv[0]]
-            rows = listed_packages(wanted)
+            rows = listed_packages(wanted_sets(argv, dict(os.environ)))
             missing = [(name, why) for name, proofs, why in rows if not all(map(present, proofs))]
             ready = up_to_date(argv[0])
             install_packages(missing if ready else missing + venv_packages())

@@ -69,10 +69,21 @@ def test_every_listed_package_has_a_known_set_a_proof_and_a_reason() -> None:
     lines = (ROOT / "tools/packages.txt").read_text(encoding="utf-8").splitlines()
     rows = [[part.strip() for part in line.split("|")] for line in lines if line and not line.startswith("#")]
     assert all(len(row) == 4 and all(row) for row in rows)
-    patterns = [name for names in bootstrap.PACKAGE_SETS.values() for name in names]
+    patterns = [name for names in bootstrap.PACKAGE_SETS.values() for name in names] + [bootstrap.LONG_SET]
     assert [row for row in rows if not any(fnmatchcase(row[0], pattern) for pattern in patterns)] == []
     assert [name for name, _, _ in bootstrap.listed_packages(("demo",))] == ["e2fsprogs"]
     assert "rauc" in [name for name, _, _ in bootstrap.listed_packages(("bench-*",))]
+
+
+def test_only_the_long_run_brings_the_packages_of_the_long_set() -> None:
+    assert bootstrap.wanted_sets(["test"], {}) == ("demo", "test")
+    assert bootstrap.wanted_sets(["test"], {"TWINLOCK_LONG": "0"}) == ("demo", "test")
+    assert bootstrap.wanted_sets(["test"], {"TWINLOCK_LONG": "1"}) == ("demo", "test", "long")
+    assert bootstrap.wanted_sets(["demo"], {"TWINLOCK_LONG": "1"}) == ("demo",)
+    assert bootstrap.wanted_sets(["bench"], {}) == ("demo", "bench-*")
+    assert bootstrap.wanted_sets(["bench", "agent"], {"TWINLOCK_LONG": "1"}) == ("demo", "bench-agent")
+    assert "bison" in [name for name, _, _ in bootstrap.listed_packages(("long",))]
+    assert "bison" not in [name for name, _, _ in bootstrap.listed_packages(("demo", "test"))]
 
 
 def test_commands_in_sbin_count_as_present(monkeypatch: pytest.MonkeyPatch) -> None:

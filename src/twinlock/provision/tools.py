@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from twinlock.core.errors import error
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RUN_TIMEOUT_S: Final = 1800.0
 _OUTPUT_SHOWN_BYTES_MAX: Final = 2000
@@ -32,10 +35,12 @@ def run(
     environment: dict[str, str] | None = None,
     timeout_s: float = RUN_TIMEOUT_S,
     keep_environment: bool = False,
+    folder: Path | None = None,
 ) -> str:
     """What the program printed. Its environment is the same everywhere: C locale, UTC, no user settings.
 
-    `keep_environment` passes this process's own instead, for programs that the user sets up (proxies, ...).
+    `keep_environment` passes this process's own instead, for programs that the user sets up (proxies, ...);
+    `folder` is where it runs, else this process's own.
     Raises DeviceError `package-missing` when it is not installed, `io-error` when it fails or takes too long.
     """
     tool = find_tool(arguments[0], package)
@@ -52,6 +57,7 @@ def run(
             capture_output=True,
             env=({**os.environ} if keep_environment else fixed) | (environment or {}),
             timeout=timeout_s,
+            cwd=folder,
             check=False,
         )
     except subprocess.TimeoutExpired as problem:

@@ -108,17 +108,19 @@ def kernel_and_busybox(architecture: Architecture) -> tuple[Path, Path]:
     return maker("boot/vmlinuz"), maker("usr/bin/busybox")
 
 
-def tiny(architecture: Architecture, folder: Path, system: str, *, bare: bool = True) -> Path:
+def tiny(
+    architecture: Architecture, folder: Path, system: str, *, bare: bool = True, kernel: Path | None = None
+) -> Path:
     """Fills `folder` with a system that prints `TWINLOCK-GUEST system=<system> slot=<slot> end` and waits.
 
     A `bare` one starts at once; the other has its init at `TINY_INIT`, for `provision.rootfs` to install
-    before it.
+    before it. `kernel` is booted instead of Debian's.
     """
-    kernel, busybox = kernel_and_busybox(architecture)
+    debians, busybox = kernel_and_busybox(architecture)
     with os_errors(f"tree {folder}"):
         for name in ("bin", "boot", "dev", "etc", "proc", "sbin", "sys", "run", "tmp", "usr/lib/twinlock"):
             (folder / name).mkdir(parents=True)
-        (folder / "boot/vmlinuz").write_bytes(kernel.read_bytes())
+        (folder / "boot/vmlinuz").write_bytes((kernel or debians).read_bytes())
         (folder / "bin/busybox").write_bytes(busybox.read_bytes())
         (folder / "bin/busybox").chmod(0o755)
         for applet in _APPLETS:

@@ -27,8 +27,6 @@ from twinlock.lab.qemu.machine import ARCHITECTURES, Architecture
 from twinlock.lab.qemu.shell import Shell
 from twinlock.lab.scenario import Result
 
-# On two cores the four of them take some forty CPU minutes of emulation.
-pytestmark = pytest.mark.long
 
 DEVICE_ID = "lab-device"
 CUTS = 10

@@ -40,7 +40,8 @@ def number(value: float | None) -> str:
 
 
 def table(title: str, rows: list[Row]) -> Table:
-    result = Table(title=title, title_justify="left")
+    caption = "* from an earlier run, of the same inputs and tools" if any(row.kept for row in rows) else None
+    result = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     for heading in ("figure", "unit"):
         result.add_column(heading)
     for heading in ("ours", "peer", "peer's", "ratio", "bound", "holds"):
@@ -48,7 +49,7 @@ def table(title: str, rows: list[Row]) -> Table:
     for row in rows:
         holds = {True: "yes", False: "NO", None: "-"}[row.holds]
         figures = (number(row.ours), row.peer or "-", number(row.peer_value), number(row.ratio))
-        result.add_row(row.figure, row.unit, *figures, number(row.bound), holds)
+        result.add_row(row.figure + "*" * row.kept, row.unit, *figures, number(row.bound), holds)
     return result
 
 

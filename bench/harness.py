@@ -58,7 +58,10 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure. `bound` limits `ratio` (ours / peer_value) when there is a peer, `ours` otherwise."""
+    """One figure. `bound` limits `ratio` (ours / peer_value) when there is a peer, `ours` otherwise.
+
+    `kept` says that something of it was measured in an earlier run, of the same inputs by the same tools.
+    """
 
     figure: str
     unit: str
@@ -67,6 +70,7 @@ class Row:
     peer_value: float | None = None
     bound: float | None = None
     raw: dict[str, list[float]] = field(default_factory=dict)
+    kept: bool = False
 
     @property
     def ratio(self) -> float | None:
@@ -84,9 +88,9 @@ class Row:
 
     def as_json(self) -> dict[str, object]:
         row = dataclasses.asdict(self)
-        raw = row.pop("raw")
+        raw, kept = row.pop("raw"), row.pop("kept")
         row |= {"ratio": self.ratio, "holds": self.holds}
-        return row | ({"raw": raw} if raw else {})
+        return row | ({"raw": raw} if raw else {}) | ({"kept": True} if kept else {})
 
 
 class Running:

@@ -1,16 +1,21 @@
 """Our own encoder and decoder as programs to be measured.
 
 ours.py encode OLD NEW OUT      what `twinlock release delta` does with two images
-ours.py apply OLD DELTA OUT     what a device does, part by part; ends with two numbers: the peak memory
-                                in KiB without the segments numbered in LATER, and with them
+ours.py apply OLD DELTA OUT     what a device does, part by part, hashing each before and each segment after;
+                                the segments numbered in LATER come last. Ends with a line of numbers: peak
+                                memory in KiB without these and with them, CPU seconds without these, of
+                                these, and of packing again (which both have in them)
 ours.py idle                    what both need before they begin
 """
 
+import hashlib
 import importlib
 import os
 import resource
 import sys
+import time
 from pathlib import Path
+from typing import Any, BinaryIO
 
 
 def encode(old: Path, new: Path, out: Path) -> None:
@@ -19,44 +24,68 @@ def encode(old: Path, new: Path, out: Path) -> None:
     encode_delta(old, new, out, os.cpu_count() or 1)
 
 
+class Applying:
+    """A delta being applied: open files, and what packing again took."""
+
+    def __init__(self, old: BinaryIO, delta: BinaryIO, image: BinaryIO) -> None:
+        from twinlock.core.payload import container, patch
+        from twinlock.core.payload.base import FileBase
+
+        self.delta, self.image = delta, image
+        size = delta.seek(0, 2)
+        delta.seek(size - container.TRAILER_SIZE_BYTES)
+        trailer = container.decode_trailer(delta.read())
+        delta.seek(size - container.TRAILER_SIZE_BYTES - trailer.index_size_bytes)
+        self.index = container.decode_index(delta.read(trailer.index_size_bytes), trailer)
+        self.offsets = self.index.offsets()
+        self.base = FileBase(old)
+        self.packing_cpu_s = 0.0
+        repack = patch.repack
+
+        def timed(*args: Any) -> bytearray:
+            started = time.process_time()
+            packed = repack(*args)
+            self.packing_cpu_s += time.process_time() - started
+            return packed
+
+        setattr(patch, "repack", timed)  # noqa: B010 - measured from outside
+
+    def one(self, number: int) -> None:
+        """Fetches, checks, decodes, hashes and writes a segment; zeros are not written, as on a new image."""
+        from twinlock.core.limits import SEGMENT_SIZE_BYTES
+        from twinlock.core.payload import parts
+
+        part = self.index.parts[number]
+        if isinstance(part, parts.Zero):
+            return
+        self.delta.seek(self.offsets[number])
+        encoded = self.delta.read(part.length)
+        parts.check_encoded(part, encoded, number)
+        start = number * SEGMENT_SIZE_BYTES
+        length = min(SEGMENT_SIZE_BYTES, self.index.image_size_bytes - start)
+        data = parts.decode_part(part, encoded, length, number, self.base)
+        hashlib.sha256(data).digest()  # a device compares it with the signed one; here, the image is compared
+        self.image.seek(start)
+        self.image.write(data)
+
+
 def apply(old: Path, delta: Path, out: Path) -> None:
-    """Parts with packed blocks last, so that the memory of the others is seen apart."""
-    from twinlock.core.limits import SEGMENT_SIZE_BYTES
-    from twinlock.core.payload import container, parts
-    from twinlock.core.payload.base import FileBase
-
+    """Segments of LATER last, so that the memory and CPU of the others are seen apart."""
+    wanted = set(map(int, filter(None, os.environ.get("LATER", "").split(","))))
     with old.open("rb") as old_file, delta.open("rb") as file, out.open("wb") as image:
-        size = file.seek(0, 2)
-        file.seek(size - container.TRAILER_SIZE_BYTES)
-        trailer = container.decode_trailer(file.read())
-        file.seek(size - container.TRAILER_SIZE_BYTES - trailer.index_size_bytes)
-        index = container.decode_index(file.read(trailer.index_size_bytes), trailer)
-        offsets = index.offsets()
-        base = FileBase(old_file)
-        image.truncate(index.image_size_bytes)
-        later = []
-
-        def one(number: int) -> None:
-            part = index.parts[number]
-            file.seek(offsets[number])
-            encoded = file.read(part.length)
-            parts.check_encoded(part, encoded, number)
-            start = number * SEGMENT_SIZE_BYTES
-            length = min(SEGMENT_SIZE_BYTES, index.image_size_bytes - start)
-            data = parts.decode_part(part, encoded, length, number, base)
-            image.seek(start)
-            image.write(data)
-
-        wanted = set(map(int, filter(None, os.environ.get("LATER", "").split(","))))
-        for number, part in enumerate(index.parts):
+        applying = Applying(old_file, file, image)
+        image.truncate(applying.index.image_size_bytes)
+        numbers = range(len(applying.index.parts))
+        for number in numbers:
+            if number not in wanted:
+                applying.one(number)
+        early_kib, early_cpu_s = peak_kib(), time.process_time()
+        for number in numbers:
             if number in wanted:
-                later.append(number)
-            elif not isinstance(part, parts.Zero):
-                one(number)
-        early_kib = peak_kib()
-        for number in later:
-            one(number)
-    print(early_kib, peak_kib())
+                applying.one(number)
+        late_cpu_s = time.process_time() - early_cpu_s
+    cpu_s = f"{early_cpu_s:.2f} {late_cpu_s:.2f} {applying.packing_cpu_s:.2f}"
+    print(early_kib, peak_kib(), cpu_s)
 
 
 def idle() -> None:

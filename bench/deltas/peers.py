@@ -7,17 +7,25 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.deltas.remembered import Outcome, outcome, remembered_outcome, sha256_of
-from bench.harness import ROOT, BenchError, measure, tool
+from bench.harness import ROOT, BenchError, Measured, measure, tool
 from bench.pairs.build import Pair
 from bench.pairs.tools import need
 
 LEVEL = 9  # of 22: at 19 zstd --patch-from takes 290 CPU s for one pair and saves 15%
 _LONG = ["--long=30", "--memory=2048MB"]
+
+
+# Some take minutes of CPU, and a machine may be busy: what counts is CPU seconds.
+TIMEOUT_S = 4 * 3600.0
+
+
+def _measure(argv: Sequence[str | Path]) -> Measured:
+    return measure(argv, timeout_s=TIMEOUT_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +47,8 @@ def _same(pair: Pair, made: Path) -> None:
 def _xdelta3(pair: Pair, folder: Path) -> Outcome:
     delta, made = folder / "delta", folder / "made"
     window = str(max(pair.old.stat().st_size, 1 << 20))
-    made_by = measure(["xdelta3", "-e", "-9", "-f", "-B", window, "-s", pair.old, pair.new, delta])
-    applied = measure(["xdelta3", "-d", "-f", "-B", window, "-s", pair.old, delta, made])
+    made_by = _measure(["xdelta3", "-e", "-9", "-f", "-B", window, "-s", pair.old, pair.new, delta])
+    applied = _measure(["xdelta3", "-d", "-f", "-B", window, "-s", pair.old, delta, made])
     _same(pair, made)
     return outcome(delta.stat().st_size, made_by, applied)
 
@@ -48,16 +56,16 @@ def _xdelta3(pair: Pair, folder: Path) -> Outcome:
 def _patch_from(pair: Pair, folder: Path) -> Outcome:
     delta, made = folder / "delta", folder / "made"
     source = f"--patch-from={pair.old}"
-    made_by = measure(["zstd", "-q", "-f", f"-{LEVEL}", *_LONG, source, pair.new, "-o", delta])
-    applied = measure(["zstd", "-q", "-f", "-d", *_LONG, source, delta, "-o", made])
+    made_by = _measure(["zstd", "-q", "-f", f"-{LEVEL}", *_LONG, source, pair.new, "-o", delta])
+    applied = _measure(["zstd", "-q", "-f", "-d", *_LONG, source, delta, "-o", made])
     _same(pair, made)
     return outcome(delta.stat().st_size, made_by, applied)
 
 
 def _full(pair: Pair, folder: Path) -> Outcome:
     packed, made = folder / "packed", folder / "made"
-    made_by = measure(["zstd", "-q", "-f", f"-{LEVEL}", "--long=27", pair.new, "-o", packed])
-    applied = measure(["zstd", "-q", "-f", "-d", "--long=27", packed, "-o", made])
+    made_by = _measure(["zstd", "-q", "-f", f"-{LEVEL}", "--long=27", pair.new, "-o", packed])
+    applied = _measure(["zstd", "-q", "-f", "-d", "--long=27", packed, "-o", made])
     _same(pair, made)
     return outcome(packed.stat().st_size, made_by, applied)
 
@@ -66,10 +74,10 @@ def _casync(pair: Pair, folder: Path) -> Outcome:
     store, made = folder / "store.castr", folder / "made"
     tool(["casync", "make", f"--store={store}", folder / "old.caibx", pair.old])
     before = _files_of(store)
-    made_by = measure(["casync", "make", f"--store={store}", folder / "new.caibx", pair.new])
+    made_by = _measure(["casync", "make", f"--store={store}", folder / "new.caibx", pair.new])
     new = sum(size for name, size in _files_of(store).items() if name not in before)
     seed = f"--seed={pair.old}"
-    applied = measure(["casync", "extract", f"--store={store}", seed, folder / "new.caibx", made])
+    applied = _measure(["casync", "extract", f"--store={store}", seed, folder / "new.caibx", made])
     _same(pair, made)
     return outcome(new + (folder / "new.caibx").stat().st_size, made_by, applied)
 
@@ -82,7 +90,7 @@ def _zchunk(pair: Pair, folder: Path) -> Outcome:
     """Its client fetches over HTTP; its own tool tells how much that is."""
     old, new = folder / "old.zck", folder / "new.zck"
     tool(["zck", "-o", old, pair.old])
-    made_by = measure(["zck", "-o", new, pair.new])
+    made_by = _measure(["zck", "-o", new, pair.new])
     said = tool(["zck_delta_size", old, new])
     found = re.search(r"download ([\d]+) of", said.replace(",", ""))
     if found is None:
@@ -98,7 +106,7 @@ def _rauc(pair: Pair, folder: Path) -> Outcome:
         pair.new,
         folder / "out",
     ]
-    made_by = measure(argv)
+    made_by = _measure(argv)
     return outcome((folder / "out").stat().st_size, made_by, None)
 
 
@@ -112,10 +120,10 @@ def _ostree(pair: Pair, folder: Path) -> Outcome:
         commits.append(tool([*argv, "--timestamp=2026-01-01"]).strip())
     old, new = commits
     generate = ["ostree", "static-delta", "generate", f"--repo={repo}", f"--from={old}", f"--to={new}"]
-    made_by = measure([*generate, "--min-fallback-size=0", "--inline", f"--filename={delta}"])
+    made_by = _measure([*generate, "--min-fallback-size=0", "--inline", f"--filename={delta}"])
     tool(["ostree", "init", f"--repo={device}", "--mode=bare-user"])
     tool(["ostree", "pull-local", f"--repo={device}", repo, old])
-    applied = measure(["ostree", "static-delta", "apply-offline", f"--repo={device}", delta])
+    applied = _measure(["ostree", "static-delta", "apply-offline", f"--repo={device}", delta])
     tool(["ostree", "fsck", f"--repo={device}", "--quiet", new])
     return outcome(delta.stat().st_size, made_by, applied)
 
@@ -130,7 +138,7 @@ FULL = Peer(f"full image, zstd -{LEVEL}", "zstd", ("zstd", "-V"), _full, "--long
 IMAGES = (XDELTA3, PATCH_FROM, RAUC, CASYNC, ZCHUNK)
 
 
-def run(peer: Peer, pair: Pair, workdir: Path) -> Outcome:
+def run(peer: Peer, pair: Pair, workdir: Path, *, fresh: bool | None = None) -> Outcome:
     """What the peer makes of the pair, from an earlier run if it is the same tool and pair."""
     need(peer.program)
     done = tool_version(peer)
@@ -145,7 +153,7 @@ def run(peer: Peer, pair: Pair, workdir: Path) -> Outcome:
         finally:
             shutil.rmtree(folder)
 
-    return remembered_outcome(f"{peer.program}-{pair.name}", list(key), make)
+    return remembered_outcome(f"{peer.program}-{pair.name}", list(key), make, fresh=fresh)
 
 
 def tool_version(peer: Peer) -> str:

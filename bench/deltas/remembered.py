@@ -13,9 +13,17 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Final
 
 from bench.harness import Measured
 from bench.pairs.tools import cache
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+STARTED_AT: Final = _now()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +38,11 @@ class Outcome:
     more: dict[str, float] = field(default_factory=dict)
     measured_at: str = ""
 
+    @property
+    def kept(self) -> bool:
+        """Whether it is from an earlier run."""
+        return self.measured_at < STARTED_AT
+
 
 def outcome(size_bytes: int, created: Measured, applied: Measured | None, **more: float) -> Outcome:
     """From two measured runs."""
@@ -40,7 +53,7 @@ def outcome(size_bytes: int, created: Measured, applied: Measured | None, **more
         None if applied is None else round(applied.cpu_s, 2),
         None if applied is None else round(applied.peak_rss_mib, 1),
         more,
-        time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        _now(),
     )
 
 
@@ -82,6 +95,8 @@ def remembered(
     return result
 
 
-def remembered_outcome(name: str, key: list[object], make: Callable[[], Outcome]) -> Outcome:
+def remembered_outcome(
+    name: str, key: list[object], make: Callable[[], Outcome], *, fresh: bool | None = None
+) -> Outcome:
     """An outcome by `remembered`."""
-    return Outcome(**remembered(name, key, lambda: asdict(make())))  # type: ignore[arg-type]
+    return Outcome(**remembered(name, key, lambda: asdict(make()), fresh=fresh))  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import pytest
 from bench import delta
 from bench.deltas import kinds, peers
 from bench.deltas.ours import apply, encode
-from bench.deltas.remembered import Outcome, outcome, remembered, remembered_outcome, sha256_of
+from bench.deltas.remembered import STARTED_AT, Outcome, outcome, remembered, remembered_outcome, sha256_of
 from bench.harness import ROOT, Measured
 from bench.pairs.build import Pair
 from twinlock.core.limits import MIB
@@ -86,8 +86,11 @@ def test_the_measured_programs_do_what_the_product_does(
     monkeypatch.setenv("LATER", "1")
     apply(images[0], tmp_path / "delta", tmp_path / "made")
     assert (tmp_path / "made").read_bytes() == images[1].read_bytes()
-    early, late = map(int, capsys.readouterr().out.split())
+    words = capsys.readouterr().out.split()
+    early, late = map(int, words[:2])
     assert 0 < early <= late
+    assert all(float(word) >= 0 for word in words[2:])
+    assert len(words) == 5
 
 
 def test_every_byte_of_a_delta_is_of_some_kind(images: tuple[Path, Path], tmp_path: Path) -> None:
@@ -112,17 +115,32 @@ def test_the_kind_of_a_file(path: str, kind: str) -> None:
     assert kinds.kind_of(path) == kind
 
 
+MORE = {
+    "decoder_mib": 6.0,
+    "kernel_decoder_mib": 20.0,
+    "userland_cpu_s": 0.4,
+    "kernel_cpu_s": 0.6,
+    "packing_cpu_s": 0.2,
+    "xdelta3_create_cpu_s": 1.0,
+    "full_apply_cpu_s": 0.3,
+}
+
+
 def test_rows_hold_ours_against_every_peer(tmp_path: Path) -> None:
-    mine = Outcome(40, 2.0, 100.0, 1.0, 30.0, {"decoder_mib": 6.0, "kernel_decoder_mib": 20.0})
-    theirs = Outcome(100, 1.0, 100.0, 1.0, 30.0)
+    mine = Outcome(40, 2.0, 100.0, 1.0, 30.0, dict(MORE), STARTED_AT)
+    theirs = Outcome(100, 1.0, 100.0, 1.0, 30.0, {}, "2020-01-01T00:00:00Z")
     pair = Pair("security-ext4", *[tmp_path] * 4)
     others = {peer.name: theirs for peer in (*peers.IMAGES, peers.OSTREE)}
     rows = delta._rows(delta.Result(pair, mine, {kinds.KERNEL: 30.0, "Python": 10.0}, others))
     bounded = {(row.figure, row.peer): row.holds for row in rows if row.bound is not None}
     assert bounded[("security-ext4: bytes", peers.XDELTA3.name)] is True
     assert bounded[("security-ext4: bytes", peers.RAUC.name)] is False
-    assert bounded[("security-ext4: CPU to create", peers.XDELTA3.name)] is True
+    assert bounded[("security-ext4: CPU to create", "xdelta3, same run")] is True
+    assert bounded[("security-ext4: CPU to apply", "zstd -d of the full image, same run")] is False
+    assert not any("CPU" in figure for figure, peer in bounded if "same run" not in str(peer))
     assert bounded[("security-ext4: decoder beyond the interpreter", None)] is True
+    assert {row.kept for row in rows if row.peer in others} == {True}
+    assert {row.kept for row in rows if row.peer not in others} == {False}
     apart = {row.figure: row.ours for row in rows}
     assert apart["security-ext4: kernel and its modules"] == 30
     assert apart["security-ext4: userland, tables, index"] == 10

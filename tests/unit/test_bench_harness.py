@@ -105,11 +105,14 @@ def test_rounds_take_turns_and_the_median_decides() -> None:
 
 
 def test_results_are_written_in_the_promised_shape(tmp_path: Path) -> None:
-    rows = [Row("start", "CPU s", 0.1, "RAUC", 0.2, 1.0, {"ours": [0.1, 0.1]}), Row("peak", "MiB", 20.0)]
+    rows = [
+        Row("start", "CPU s", 0.1, "RAUC", 0.2, 1.0, {"ours": [0.1, 0.1]}, kept=True),
+        Row("peak", "MiB", 20.0),
+    ]
     document = json.loads(runner.write_results("x", rows, tmp_path).read_text())
     assert set(document) == {"machine", "rows"}
     keys = {"figure", "unit", "ours", "peer", "peer_value", "ratio", "bound", "holds"}
-    assert set(document["rows"][0]) == keys | {"raw"}
+    assert set(document["rows"][0]) == keys | {"raw", "kept"}
     assert set(document["rows"][1]) == keys
     assert document["rows"][0]["holds"] is True
     assert document["rows"][1]["peer"] is None

@@ -18,8 +18,12 @@ them before it copies, so that what is copied already fits.
               frames     length, address: .eh_frame; the first addresses of its entries, like `relative`
               listed     width u8, length, origin, table's place, table's count, bias (signed): words at
                          places listed in the window as 4-byte addresses, `origin` being the first place
-    finish    count; for each: kind u8 (relative or frames); place in the text, relative to the end of the
-              field before (signed); as above without the map: addresses become relative to themselves again
+              inodes     (without a map) stride, count: the checksums of ext4 inodes, the first one at the
+                         field's place, become zeros: see `sums`
+    finish    count; for each: kind u8 (relative, frames or inodes); place in the text, relative to the end of
+              the field before (signed); as above without the map: addresses become relative to themselves
+              again. Of inodes: stride, count, seed u32, number of the first; the place is that of the first
+              inode, whose checksum is computed, and that of all behind it
 
 All numbers are little endian, as in the files themselves.
 """
@@ -34,6 +38,7 @@ from typing import TYPE_CHECKING, Final
 
 from twinlock.core import limits
 from twinlock.core.errors import error
+from twinlock.core.payload import sums
 
 if TYPE_CHECKING:
     from twinlock.core.payload.varints import Reader
@@ -41,6 +46,7 @@ if TYPE_CHECKING:
 WIDTHS: Final = (4, 8)
 _STRIDE_MAX: Final = 256
 _WORK_FACTOR_MAX: Final = 16
+_INODES_MAX: Final = 1 << 32
 
 
 class Kind(IntEnum):
@@ -52,6 +58,7 @@ class Kind(IntEnum):
     ARM64 = 3
     FRAMES = 4
     LISTED = 5
+    INODES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,8 @@ class Field:
     bias: int = 0
     adjust: int = 0
     table: int = 0
+    seed: int = 0
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +141,12 @@ def _decode_map(control: Reader, points_max: int) -> Shifts:
 
 def _decode_field(control: Reader, end: int, maps: int, number: int, *, in_text: bool) -> Field:
     code = control.take(1)[0]
-    allowed = (Kind.RELATIVE, Kind.FRAMES) if in_text else tuple(Kind)
+    allowed = (Kind.RELATIVE, Kind.FRAMES, Kind.INODES) if in_text else tuple(Kind)
     if code not in allowed:
         raise error("format-unknown", f"part {number} has fields of kind {code}")
     kind = Kind(code)
+    if kind is Kind.INODES:
+        return _decode_inodes(control, end, number, in_text=in_text)
     if not in_text and not maps:
         raise error("payload-malformed", f"part {number} has fields and no map")
     which = 0 if in_text else control.value(maps - 1, "map")
@@ -156,6 +167,20 @@ def _decode_field(control: Reader, end: int, maps: int, number: int, *, in_text:
         return Field(kind, which, place, length, origin, 4, count, width, bias, 0, table)
     length, address = control.column(2)
     return Field(kind, which, place, length, address)
+
+
+def _decode_inodes(control: Reader, end: int, number: int, *, in_text: bool) -> Field:
+    place = end + control.signed_column(1)[0]
+    stride = control.value(sums.INODE_SIZE_BYTES_MAX, "inode's size", sums.INODE_SIZE_BYTES_MIN)
+    count = control.column(1)[0]
+    if not in_text:
+        length = stride * (count - 1) + sums.SPAN_BYTES
+        return Field(Kind.INODES, 0, place, length, stride=stride, count=count)
+    seed = int.from_bytes(control.take(4), "little")
+    first = control.column(1)[0]
+    if first + count > _INODES_MAX:
+        raise error("payload-malformed", f"part {number} has inodes without numbers")
+    return Field(Kind.INODES, 0, place, stride * count, stride=stride, count=count, seed=seed, number=first)
 
 
 def _checked(field: Field, size_bytes: int, number: int) -> int:

@@ -1,8 +1,7 @@
-"""Moving addresses: the arithmetic of the fields that `fields` describes."""
+"""Moving addresses and computing checksums: the arithmetic of the fields that `fields` describes."""
 
 from __future__ import annotations
 
-import re
 import struct
 import sys
 from array import array
@@ -10,7 +9,9 @@ from bisect import bisect_right
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from twinlock.core.payload import sums
 from twinlock.core.payload.fields import Field, Fields, Kind, Shifts
+from twinlock.core.payload.x86 import move_x86
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -19,18 +20,7 @@ _BIG: Final = sys.byteorder == "big"
 _TYPES: Final = {4: "I", 8: "Q"}
 _FORMATS: Final = {4: "<I", 8: "<Q"}
 _MASK32: Final = 0xFFFFFFFF
-# x86: a displacement of at most 64 MiB follows these patterns. It is looked at, not taken, so that the next
-# match may begin inside it if this one is none. A literal first byte makes a search fast.
-_ONE_BRANCH: Final = bytes(0xE8 if byte == 0xE9 else byte for byte in range(256))
-_X86: Final = (
-    re.compile(rb"\xe8(?=...[\x00-\x03\xfc-\xff])", re.DOTALL),
-    re.compile(rb"\x0f[\x80-\x8f](?=...[\x00-\x03\xfc-\xff])", re.DOTALL),
-    re.compile(rb"[\x05\x0d\x15\x1d\x25\x2d\x35\x3d](?=...[\x00-\x03\xfc-\xff])", re.DOTALL),
-)
-_CHUNK_BYTES: Final = 64 * 1024
-_PATTERN_BYTES_MAX: Final = 6  # two bytes and an operand
 _ROW_COUNT_MAX: Final = 8192
-_SIGNED: Final = struct.Struct("<i")
 _ARM64_BRANCH_MASK: Final = 0x7C000000  # B and BL differ in the top bit alone
 _ARM64_BRANCH: Final = 0x14000000
 
@@ -38,6 +28,9 @@ _ARM64_BRANCH: Final = 0x14000000
 def move(window: bytearray, fields: Fields) -> None:
     """Rewrites the addresses of a window in place. Memory: some hundred KiB beside it."""
     for field in fields.window:
+        if field.kind is Kind.INODES:
+            sums.blank(window, field.place, field.stride, field.count)
+            continue
         for piece in _pieces(field):
             _MOVERS[field.kind](window, piece, fields.maps[field.map])
 
@@ -61,8 +54,11 @@ def _pieces(field: Field) -> Iterator[Field]:
 
 
 def finish(text: bytearray, fields: Fields) -> None:
-    """Makes the addresses of a text relative to themselves again, in place."""
+    """Makes the addresses of a text relative to themselves again and computes its checksums, in place."""
     for field in fields.text:
+        if field.kind is Kind.INODES:
+            sums.seal(text, field.place, field.stride, field.count, field.seed, field.number)
+            continue
         for piece in _pieces(field):
             _rebase(text, piece, -1)
 
@@ -70,6 +66,9 @@ def finish(text: bytearray, fields: Fields) -> None:
 def unfinish(text: bytearray, fields: Fields) -> None:
     """Turns `finish` back: the text as the encoder matches it."""
     for field in fields.text:
+        if field.kind is Kind.INODES:
+            sums.blank(text, field.place + sums.LOW, field.stride, field.count)
+            continue
         for piece in _pieces(field):
             _rebase(text, piece, 1)
 
@@ -123,59 +122,6 @@ def _relative(window: bytearray, field: Field, shifts: Shifts) -> None:
     numbers, own = _own_addresses(window, field)
     targets = [value + address & _MASK32 for value, address in zip(numbers, own, strict=True)]
     _put(window, field, [target + moves[bisect_right(starts, target)] & _MASK32 for target in targets])
-
-
-def _x86(window: bytearray, field: Field, shifts: Shifts) -> None:
-    starts, moves = shifts.starts, shifts.shifts
-    first, low, high = field.address, starts[0], starts[-1]
-    index = bisect_right(starts, first)
-    behind = starts[index] - first if index < len(starts) else field.length
-    free = 0
-    for begin, code in _code(window, field):
-        for at in _operands(code, _CHUNK_BYTES):
-            place = begin + at
-            if place < free:
-                continue
-            (offset,) = _SIGNED.unpack_from(code, at)
-            target = first + place + 4 + offset
-            if not low <= target < high:
-                continue
-            free = place + 4
-            while place >= behind:
-                index += 1
-                behind = starts[index] - first if index < len(starts) else field.length
-            change = moves[bisect_right(starts, target)] - moves[index]
-            if change:
-                struct.pack_into("<I", window, field.place + place, offset + change & _MASK32)
-
-
-def _code(window: bytearray, field: Field) -> Iterator[tuple[int, bytes]]:
-    """(start within the field, bytes) of its chunks, each with what a pattern may need of the next.
-
-    A chunk is read before the one before it is changed: operands may reach over.
-    """
-    end = field.place + field.length
-
-    def read(begin: int) -> bytes:
-        start = field.place + begin
-        return bytes(memoryview(window)[start : min(start + _CHUNK_BYTES + _PATTERN_BYTES_MAX, end)])
-
-    code = read(0)
-    for begin in range(0, field.length, _CHUNK_BYTES):
-        following = read(begin + _CHUNK_BYTES) if begin + _CHUNK_BYTES < field.length else b""
-        yield begin, code
-        code = following
-
-
-def _operands(code: bytes, size: int) -> list[int]:
-    """Where operands may be, ascending: behind patterns that start within the first `size` bytes."""
-    branches, jumps, displacements = _X86
-    found = [match.end() for match in branches.finditer(code.translate(_ONE_BRANCH))]
-    found += [match.end() for match in displacements.finditer(code)]
-    found = [end for end in found if end <= size]
-    found += [match.end() for match in jumps.finditer(code) if match.start() < size]
-    found.sort()
-    return found
 
 
 def _arm64(window: bytearray, field: Field, shifts: Shifts) -> None:
@@ -244,7 +190,7 @@ def _store(data: bytearray, place: int, numbers: array[int]) -> None:
 _MOVERS: Final[dict[Kind, Callable[[bytearray, Field, Shifts], None]]] = {
     Kind.WORDS: _words,
     Kind.RELATIVE: _relative,
-    Kind.X86: _x86,
+    Kind.X86: move_x86,
     Kind.ARM64: _arm64,
     Kind.FRAMES: _relative,
     Kind.LISTED: _listed,

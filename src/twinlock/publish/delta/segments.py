@@ -9,6 +9,7 @@ from typing import Final
 
 from twinlock.core import limits
 from twinlock.core.errors import error
+from twinlock.core.payload.fields import Field, Fields
 from twinlock.core.payload.moving import move, unfinish
 from twinlock.core.payload.parts import Copy, Part, Patch, Prefix, Zero, Zstd, decode_part, is_zero
 from twinlock.core.payload.prefix import PREFIX_SIZE_BYTES_MIN
@@ -19,6 +20,7 @@ from twinlock.publish.delta.covers import find_covers
 from twinlock.publish.delta.executables import Known, Located, Prepared, prepare
 from twinlock.publish.delta.fields.pruning import pruned
 from twinlock.publish.delta.images import Image
+from twinlock.publish.delta.inodes import Inodes
 from twinlock.publish.delta.locating import Locator
 from twinlock.publish.delta.model import Ref, Window, size_of
 from twinlock.publish.delta.program import build_program, encode_ranges, pack_step
@@ -36,6 +38,14 @@ class EncodedSegment:
 
     part: Part
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """What is known of a text: the files that it has pieces of, and its inodes."""
+
+    located: Sequence[Located]
+    inodes: Sequence[Field]
 
 
 class Encoder:
@@ -59,6 +69,7 @@ class Encoder:
         for kernel in kernels:
             self._locator.add(kernel)
         self._window = Window(base)
+        self._inodes = Inodes(base, image)
 
     def encode(self, number: int, known: Mapping[str, Known]) -> EncodedSegment:
         """The smallest form of segment `number`. Raises InternalError when it does not decode to itself.
@@ -96,26 +107,37 @@ class Encoder:
             text = self._image[stretch.start : stretch.end]
         else:
             refs, text, packs = stretch.refs, stretch.text, stretch.packs
-        located = self._locator.text(stretch)
-        prepared = self._prepared(refs, located, known)
+        contents = self._contents(stretch, text)
+        prepared = self._prepared(refs, contents, known)
         window = bytearray(self._window.read([*refs, *prepared.tables]))
         move(window, prepared.fields)
         unfinished = bytearray(text)
         unfinish(unfinished, prepared.fields)
         covers = find_covers(bytes(window[: size_of(refs)]), bytes(unfinished))
         refs, covers = trimmed(refs, covers)
-        window, prepared = self._moved(refs, located, known)
+        window, prepared = self._moved(refs, contents, known)
         program = build_program([*refs, *prepared.tables], window, unfinished, covers, packs, prepared.fields)
         return pack_step(program, sum(pack.take for pack in packs) or len(text))
 
-    def _prepared(self, refs: Sequence[Ref], text: Sequence[Located], known: Mapping[str, Known]) -> Prepared:
-        return prepare(known, self._locator.window(refs), size_of(refs), text, self._locator.refs)
+    def _contents(self, stretch: Raw | Packed, text: bytes) -> _Contents:
+        inodes = self._inodes.text(stretch.start, text) if isinstance(stretch, Raw) else []
+        return _Contents(self._locator.text(stretch), inodes)
+
+    def _prepared(self, refs: Sequence[Ref], contents: _Contents, known: Mapping[str, Known]) -> Prepared:
+        """The fields of a window of these refs, and of the text."""
+        files, refs_of = self._locator.window(refs), self._locator.refs
+        prepared = prepare(known, files, size_of(refs), contents.located, refs_of)
+        if not contents.inodes:
+            return prepared
+        fields = prepared.fields
+        window = [*fields.window, *self._inodes.window(refs)]
+        return replace(prepared, fields=Fields(fields.maps, window, [*fields.text, *contents.inodes]))
 
     def _moved(
-        self, refs: Sequence[Ref], text: Sequence[Located], known: Mapping[str, Known]
+        self, refs: Sequence[Ref], contents: _Contents, known: Mapping[str, Known]
     ) -> tuple[bytearray, Prepared]:
         """The window of the refs, its addresses moved, and the fields that did it."""
-        prepared = self._prepared(refs, text, known)
+        prepared = self._prepared(refs, contents, known)
         window = bytearray(self._window.read([*refs, *prepared.tables]))
         return window, replace(prepared, fields=pruned(window, prepared.fields))
 

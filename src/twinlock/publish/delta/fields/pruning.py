@@ -30,6 +30,10 @@ def pruned(window: bytearray, fields: Fields) -> Fields:
     kept: list[Field] = []
     recorders = [_Recorder(shifts.shifts) for shifts in fields.maps]
     for field in fields.window:
+        if field.kind is Kind.INODES:
+            move(window, Fields([], [field], []))
+            kept.append(field)
+            continue
         recorder = _Recorder(fields.maps[field.map].shifts)
         recorded = Shifts(fields.maps[field.map].starts, recorder)
         before = bytes(window[field.place : field.place + field.length])
@@ -40,10 +44,14 @@ def pruned(window: bytearray, fields: Fields) -> Fields:
     numbers: dict[int, int] = {}
     maps: list[Shifts] = []
     for field in kept:
-        if field.map not in numbers:
+        if field.kind is not Kind.INODES and field.map not in numbers:
             numbers[field.map] = len(maps)
             maps.append(_needed(fields.maps[field.map], recorders[field.map].used))
-    return Fields(maps, [replace(field, map=numbers[field.map]) for field in kept], fields.text)
+    return Fields(maps, [_numbered(field, numbers) for field in kept], fields.text)
+
+
+def _numbered(field: Field, numbers: dict[int, int]) -> Field:
+    return field if field.kind is Kind.INODES else replace(field, map=numbers[field.map])
 
 
 def _needed(shifts: Shifts, used: set[int]) -> Shifts:

@@ -29,7 +29,11 @@ def _map(shifts: Shifts) -> bytes:
 
 
 def _field(field: Field, end: int, *, in_text: bool) -> bytes:
-    head = bytes([field.kind]) + (b"" if in_text else encode(field.map)) + encode(fold(field.place - end))
+    where = encode(fold(field.place - end))
+    if field.kind is Kind.INODES:
+        row = bytes([field.kind]) + where + column([field.stride, field.count])
+        return row + field.seed.to_bytes(4, "little") + encode(field.number) if in_text else row
+    head = bytes([field.kind]) + (b"" if in_text else encode(field.map)) + where
     if field.kind is Kind.WORDS:
         numbers = [field.stride, field.count, fold(field.bias), fold(field.adjust)]
         return head + bytes([field.width]) + column(numbers)

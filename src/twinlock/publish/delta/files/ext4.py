@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from twinlock.core.payload.sums import INODE_SIZE_BYTES_MIN, crc32c
 from twinlock.publish.delta.files.model import Extent, ImageFile, UnreadableError
 from twinlock.publish.delta.files.walk import walk
 from twinlock.publish.delta.images import Image
@@ -19,6 +20,8 @@ _SUPER_OFFSET: Final = 1024
 _MAGIC: Final = 0xEF53
 _INCOMPAT_META_BG: Final = 0x10
 _INCOMPAT_64BIT: Final = 0x80
+_INCOMPAT_CSUM_SEED: Final = 0x2000
+_RO_COMPAT_METADATA_CSUM: Final = 0x400
 _ROOT_INODE: Final = 2
 _EXTENT_MAGIC: Final = 0xF30A
 _EXTENT_DEPTH_MAX: Final = 5
@@ -27,6 +30,17 @@ _FLAG_EXTENTS: Final = 0x80000
 _FLAG_ENCRYPTED: Final = 0x800
 _FLAG_INLINE: Final = 0x10000000
 _FOLDER_SIZE_BYTES_MAX: Final = 256 << 20
+_GROUPS_MAX: Final = 1 << 20  # of 128 MiB with blocks of 4 KiB
+
+
+@dataclass(frozen=True, slots=True)
+class InodeTables:
+    """Where an image's inodes lie, if they have checksums: (offset, number of the first) of each table."""
+
+    inode_size: int
+    count: int  # in each table
+    seed: int  # of all checksums
+    tables: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +83,22 @@ class _Ext4:
             raise UnreadableError(f"block {number} is outside the image")
         return data
 
-    def inode(self, number: int) -> _Inode:
-        if not 1 <= number <= self._inodes:
-            raise UnreadableError(f"inode {number}")
-        group, index = divmod(number - 1, self._inodes_per_group)
+    def inode_tables(self) -> InodeTables | None:
+        """None for a file system without checksums."""
+        head = self._image[_SUPER_OFFSET : _SUPER_OFFSET + 1024]
+        incompat, ro_compat = struct.unpack_from("<II", head, 0x60)
+        if not ro_compat & _RO_COMPAT_METADATA_CSUM or self._inode_size < INODE_SIZE_BYTES_MIN:
+            return None
+        (seed,) = struct.unpack_from("<I", head, 0x270)
+        if not incompat & _INCOMPAT_CSUM_SEED:
+            seed = crc32c(head[0x68:0x78])
+        per_group = self._inodes_per_group
+        groups = range(min(-(-self._inodes // per_group), _GROUPS_MAX))
+        tables = tuple((self._table(group), 1 + group * per_group) for group in groups)
+        return InodeTables(self._inode_size, per_group, seed, tables)
+
+    def _table(self, group: int) -> int:
+        """Where a group's inodes lie in the image, in bytes."""
         at = self._descriptors + group * self._descriptor_size
         descriptor = self._image[at : at + self._descriptor_size]
         if len(descriptor) != self._descriptor_size:
@@ -80,7 +106,14 @@ class _Ext4:
         (table,) = struct.unpack_from("<I", descriptor, 0x08)
         if self._wide:
             table |= struct.unpack_from("<I", descriptor, 0x28)[0] << 32
-        at = table * self.block_size + index * self._inode_size
+        start: int = table * self.block_size
+        return start
+
+    def inode(self, number: int) -> _Inode:
+        if not 1 <= number <= self._inodes:
+            raise UnreadableError(f"inode {number}")
+        group, index = divmod(number - 1, self._inodes_per_group)
+        at = self._table(group) + index * self._inode_size
         data = self._image[at : at + 128]
         if len(data) != 128:
             raise UnreadableError(f"inode {number} is outside the image")
@@ -146,3 +179,11 @@ def files(image: Image) -> list[ImageFile]:
         return walk(_Ext4(image), _ROOT_INODE)
     except struct.error as problem:
         raise UnreadableError(f"a structure is cut short: {problem}") from problem
+
+
+def inode_tables(image: Image) -> InodeTables | None:
+    """Where the inodes of an ext4 image lie; None when it is not one, or they have no checksums."""
+    try:
+        return _Ext4(image).inode_tables()
+    except (UnreadableError, struct.error):
+        return None

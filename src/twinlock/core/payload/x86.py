@@ -1,0 +1,99 @@
+"""Operands of x86-64 code that are relative to the instruction behind them, found and moved.
+
+Branches E8, E9 and 0F 8x, and instructions whose displacement is relative to the instruction pointer. There
+is no disassembler: an operand is what follows one of these patterns, reaches at most 64 MiB, has its target
+within the map, and does not begin inside the operand before it.
+
+A window holds megabytes of code, and regular expressions were half of the time that it takes: the patterns
+are found by arithmetic on one long number that holds a class for each byte of a chunk.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from itertools import accumulate, count
+from operator import add
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from twinlock.core.payload.fields import Field, Shifts
+
+_CHUNK_BYTES: Final = 64 * 1024
+_BEHIND_BYTES: Final = 6  # what a pattern may need of the next chunk: two bytes and an operand
+_OPERAND_BYTES: Final = 4
+_MASK32: Final = 0xFFFFFFFF
+_LOAD: Final = struct.Struct("<i").unpack_from
+_STORE: Final = struct.Struct("<I").pack_into
+
+# The class of a byte, one bit for each role that it may have.
+_SINGLE, _SECOND, _FIRST, _HIGH = 1, 2, 4, 8
+_SINGLES: Final = b"\xe8\xe9\x05\x0d\x15\x1d\x25\x2d\x35\x3d"  # before an operand, by themselves
+_HIGHS: Final = b"\x00\x01\x02\x03\xfc\xfd\xfe\xff"  # an operand's last byte: at most 64 MiB either way
+_CLASSES: Final = bytes(
+    _SINGLE * (byte in _SINGLES)
+    | _SECOND * (0x80 <= byte <= 0x8F)
+    | _FIRST * (byte == 0x0F)
+    | _HIGH * (byte in _HIGHS)
+    for byte in range(256)
+)
+_ONES: Final = int.from_bytes(b"\1" * (_CHUNK_BYTES + _BEHIND_BYTES), "little")
+
+
+def operands(code: bytes, size: int) -> list[int]:
+    """Where operands may be, ascending: behind patterns that start within the first `size` bytes."""
+    known = int.from_bytes(code.translate(_CLASSES), "little")
+    # The lowest bit of byte i: a pattern ends with byte i, and byte i + 4 may end an operand.
+    found = (known | known >> 1 & known << 6) & known >> 35 & _ONES
+    between = found.to_bytes(len(code), "little").split(b"\1")
+    ends = list(map(add, accumulate(map(len, between)), count(1)))
+    del ends[-1]
+    while ends and (ends[-1] > size + 1 or (ends[-1] > size and not 0x80 <= code[size] <= 0x8F)):
+        del ends[-1]
+    return ends
+
+
+def move_x86(window: bytearray, field: Field, shifts: Shifts) -> None:
+    """Moves the operands of a field of code, in place."""
+    starts, moves = shifts.starts, shifts.shifts
+    first, low, high = field.address, starts[0], starts[-1]
+    index = bisect_right(starts, first)
+    behind = starts[index] - first if index < len(starts) else field.length
+    free = 0
+    for begin, code in _code(window, field):
+        base = first + begin + _OPERAND_BYTES
+        for at in operands(code, _CHUNK_BYTES):
+            (offset,) = _LOAD(code, at)
+            target = base + at + offset
+            if not low <= target < high:
+                continue
+            place = begin + at
+            if place < free:
+                continue
+            free = place + _OPERAND_BYTES
+            while place >= behind:
+                index += 1
+                behind = starts[index] - first if index < len(starts) else field.length
+            change = moves[bisect_right(starts, target)] - moves[index]
+            if change:
+                _STORE(window, field.place + place, offset + change & _MASK32)
+
+
+def _code(window: bytearray, field: Field) -> Iterator[tuple[int, bytes]]:
+    """(start within the field, bytes) of its chunks, each with what a pattern may need of the next.
+
+    A chunk is read before the one before it is changed: operands may reach over.
+    """
+    end = field.place + field.length
+
+    def read(begin: int) -> bytes:
+        start = field.place + begin
+        return bytes(memoryview(window)[start : min(start + _CHUNK_BYTES + _BEHIND_BYTES, end)])
+
+    code = read(0)
+    for begin in range(0, field.length, _CHUNK_BYTES):
+        following = read(begin + _CHUNK_BYTES) if begin + _CHUNK_BYTES < field.length else b""
+        yield begin, code
+        code = following

@@ -40,7 +40,7 @@ class Applying:
         self.offsets = self.index.offsets()
         self.base = FileBase(old)
         self.packing_cpu_s = 0.0
-        repack = patch.repack
+        repack = vars(patch)["repack"]
 
         def timed(*args: Any) -> bytearray:
             started = time.process_time()

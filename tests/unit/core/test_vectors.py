@@ -18,7 +18,8 @@ from twinlock.core import bootrecord, errors, manifest, protocol
 from twinlock.core.errors import TwinlockError
 from twinlock.core.limits import MIB
 from twinlock.core.payload import container
-from twinlock.core.payload.parts import check_encoded, decode_part
+from twinlock.core.payload.base import BytesBase
+from twinlock.core.payload.parts import Patch, check_encoded, decode_part
 
 
 def vectors(name: str) -> Any:
@@ -99,6 +100,19 @@ def test_a_payload_reads_as_ever(case: dict[str, Any]) -> None:
 def test_a_payload_is_refused_as_ever(case: dict[str, Any]) -> None:
     with pytest.raises(TwinlockError) as caught:
         open_payload(bytes.fromhex(case["payload"]))
+    assert caught.value.code == case["code"]
+
+
+@pytest.mark.parametrize("case", named(PAYLOADS["patches"]))
+def test_a_patch_is_applied_or_refused_as_ever(case: dict[str, Any]) -> None:
+    data = bytes.fromhex(case["part"])
+    part, base = Patch(len(data), bytes(32)), BytesBase(bytes.fromhex(case["base"]))
+    if "sha256" in case:
+        decoded = decode_part(part, data, case["length"], 0, base)
+        assert hashlib.sha256(decoded).hexdigest() == case["sha256"]
+        return
+    with pytest.raises(TwinlockError) as caught:
+        decode_part(part, data, case["length"], 0, base)
     assert caught.value.code == case["code"]
 
 

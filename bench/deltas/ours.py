@@ -44,7 +44,7 @@ class Applying:
 
         def timed(*args: Any) -> bytearray:
             started = time.process_time()
-            packed = repack(*args)
+            packed: bytearray = repack(*args)
             self.packing_cpu_s += time.process_time() - started
             return packed
 

@@ -17,6 +17,7 @@ SETS: dict[str, list[str]] = {
     "dev": ["pyproject.toml", "--all-extras", "--group", "pyproject.toml:dev"],
     "device": ["pyproject.toml"],
     "publish": ["pyproject.toml", "--extra", "publish"],
+    "hsm": ["pyproject.toml", "--extra", "hsm"],
     "server": ["pyproject.toml", "--extra", "server"],
     "lab": ["pyproject.toml", "--extra", "lab"],
 }

@@ -17,6 +17,7 @@ from twinlock.cli.publishing import (
     SnapshotDays,
     TargetsDays,
     TimestampDays,
+    asker,
     ceremony,
     done_text,
     new_passphrase,
@@ -52,7 +53,7 @@ def create(
     ] = None,
     name: Annotated[str, typer.Option("--name", help="Whose key it is; part of the file's name.")] = "main",
     kind: Annotated[
-        str, typer.Option("--type", help="ed25519, ecdsa (P-256) or rsa (3072 bits).")
+        str, typer.Option("--type", help="ed25519, ecdsa (P-256), rsa (3072 bits) or ml-dsa (65).")
     ] = "ed25519",
     passphrase: Annotated[
         bool, typer.Option("--passphrase", help="Protect the keys by a passphrase.")
@@ -74,6 +75,31 @@ def create(
         {"keys": [_key_data(one) for one in made]},
         *(f"Made {one.private} ({one.key.keytype}, id {one.keyid[:16]})" for one in made),
         "Keep a copy of the private files in another safe place: without them nobody can sign for you.",
+    )
+
+
+@app.command(name="import")
+def import_(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="Where the key is, like hsm:1?label=TOKEN.")],
+    role: Annotated[list[str], typer.Option("--role", help="Role that it signs for; may be repeated.")],
+    name: Annotated[str, typer.Option("--name", help="Whose key it is; part of the file's name.")] = "main",
+    folder: KeysOption = Path("keys"),
+    passphrase_file: PassphraseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take in a key that stays on a PKCS#11 token or in a key service: its public half, and where it is.
+
+    URI is hsm:KEYID?label=TOKEN (set PYKCS11LIB to the token's library), awskms:KEY, gcpkms:KEY,
+    azurekms://VAULT.vault.azure.net/keys/KEY or hv:KEY. A PIN is asked for as a passphrase is. From then on
+    the key signs like any other of the folder.
+
+    Example: twinlock keys import "hsm:1?label=alice" --role targets --name alice --keys keys
+    """
+    roles_ = list(dict.fromkeys(role))
+    made = keys.import_outside(folder, roles_, name, uri, asker(passphrase_file))
+    Output(as_json).show(
+        {"keys": [_key_data(one) for one in made]},
+        *(f"Took in {one.public} ({one.key.keytype}, id {one.keyid[:16]})" for one in made),
     )
 
 

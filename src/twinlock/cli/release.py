@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from twinlock.cli import release_delta
+from twinlock.cli import release_delta, release_request
 from twinlock.cli.api import (
     SERVER_DEFAULT,
     CaFileOption,
@@ -42,13 +42,15 @@ from twinlock.publish import encode, inspect, releases, upload
 from twinlock.publish.deltas import BASES_MAX
 from twinlock.publish.folder import Release, read_release
 from twinlock.publish.image import ImageReader
-from twinlock.publish.pack import PackRequest, check_request, pack
+from twinlock.publish.pack import PackRequest, check_request, pack, read_advisory
 from twinlock.publish.releases import SignedRelease
 from twinlock.publish.repository import Repository, open_repository
 from twinlock.publish.signing import Lifetimes
 
 app: Final = typer.Typer(no_args_is_help=True)
 app.command()(release_delta.delta)
+app.command()(release_request.request)
+app.command()(release_request.collect)
 
 RootFileOption = Annotated[
     Path | None,
@@ -57,6 +59,25 @@ RootFileOption = Annotated[
         metavar="FILE",
         show_default=False,
         help="Root of trust to verify by, such as the one on your devices.",
+    ),
+]
+
+SbomOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--sbom", metavar="FILE", show_default=False, help="CycloneDX or SPDX file (JSON) to sign with it."
+    ),
+]
+AdvisoryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--advisory", metavar="FILE", show_default=False, help="Text that says what it mends; signed."
+    ),
+]
+SupportOption = Annotated[
+    str | None,
+    typer.Option(
+        "--support-ends", metavar="DAY", show_default=False, help="Last day of support, like 2031-12-31."
     ),
 ]
 
@@ -80,10 +101,12 @@ def pack_(
         ),
     ] = None,
     notes: Annotated[str, typer.Option("--notes", help="A few words for operators.")] = "",
-    sbom: Annotated[
-        Path | None,
-        typer.Option("--sbom", metavar="FILE", show_default=False, help="Software list to sign the hash of."),
-    ] = None,
+    sbom: SbomOption = None,
+    security: Annotated[
+        bool, typer.Option("--security", help="Mark it as a security release; else it is a feature release.")
+    ] = False,
+    advisory: AdvisoryOption = None,
+    support_ends: SupportOption = None,
     level: Annotated[
         int, typer.Option("--level", help="zstd level, 1 (fast) to 22 (small).")
     ] = encode.LEVEL_DEFAULT,
@@ -105,6 +128,9 @@ def pack_(
         counter=counter,
         notes=notes,
         sbom=sbom,
+        advisory="" if advisory is None else read_advisory(advisory),
+        security=security,
+        support_ends=support_ends,
         level=level,
         jobs=jobs,
     )
@@ -130,6 +156,16 @@ def sign(
     allow_lower: Annotated[
         bool, typer.Option("--allow-lower", help="Sign though an older release has a higher counter.")
     ] = False,
+    request: Annotated[
+        Path | None,
+        typer.Option(
+            "--request", metavar="FILE", show_default=False, help="Sign this signing request instead."
+        ),
+    ] = None,
+    root: RootFileOption = None,
+    agreed: Annotated[
+        bool, typer.Option("--yes", help="Sign the request without being asked, for scripts.")
+    ] = False,
     passphrase_file: PassphraseOption = None,
     targets_days: TargetsDays = USUAL.targets_days,
     snapshot_days: SnapshotDays = USUAL.snapshot_days,
@@ -139,11 +175,17 @@ def sign(
     """Take a release into the repository and sign it with the keys you have.
 
     When more signatures are needed, this ends with error key-threshold and keeps yours; the other holders run
-    it without FOLDER on the same repository. What they sign is proven and listed first.
+    it without FOLDER on the same repository, or sign the file that `twinlock release request` makes with
+    --request, on a machine that needs nothing else. What they sign is proven and listed first.
 
     Example: twinlock release sign demo-1.1 --repo repo --keys keys
     """
     output = Output(as_json)
+    if request is not None:
+        if folder is not None:
+            raise error("input-invalid", "give a release folder or a request, not both")
+        release_request.sign_request(output, request, keys, root, passphrase_file, agreed)
+        return
     with open_repository(repo, write=True) as repository:
         lifetimes = Lifetimes(USUAL.root_days, targets_days, snapshot_days, timestamp_days)
         run = ceremony(repository, keys, passphrase_file, lifetimes)
@@ -284,7 +326,9 @@ def publish(
 def inspect_(
     path: Annotated[
         Path,
-        typer.Argument(metavar="PATH", help="Release folder, repository, manifest, payload or metadata."),
+        typer.Argument(
+            metavar="PATH", help="Release folder, repository, manifest, payload, metadata, request."
+        ),
     ],
     root: RootFileOption = None,
     as_json: JsonOption = False,
@@ -303,9 +347,9 @@ def inspect_(
 
 @app.command()
 def verify(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Repository or release folder.")] = Path(
-        "repo"
-    ),
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="Repository, release folder or request.")
+    ] = Path("repo"),
     root: RootFileOption = None,
     as_json: JsonOption = False,
 ) -> None:

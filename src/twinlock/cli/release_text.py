@@ -58,8 +58,15 @@ def found_parts(found: Findings) -> list[str | Table]:
     """What `release inspect` says."""
     parts: list[str | Table] = [f"{found.path}: {found.kind.value}"]
     lists = {name: value for name, value in found.facts.items() if _is_rows(value)}
-    rows = [[name, _text(name, value)] for name, value in found.facts.items() if name not in lists]
-    parts.append(Table(["fact", "value"], rows))
+    words: list[str] = found.facts.get("words", [])
+    parts += words
+    rows = [
+        [name, _text(name, value)]
+        for name, value in found.facts.items()
+        if name not in lists and name != "words"
+    ]
+    if rows:
+        parts.append(Table(["fact", "value"], rows))
     for name, value in lists.items():
         if name == "payloads":
             for one in value:

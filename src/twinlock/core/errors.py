@@ -150,6 +150,13 @@ CATALOGUE: Final[dict[str, Spec]] = {
     "key-missing": Spec(Kind.INPUT, "make it with `twinlock keys create`"),
     "key-unreadable": Spec(Kind.INPUT, "check the key file's format, passphrase and permissions"),
     "key-threshold": Spec(Kind.INPUT, "collect signatures of more key holders, then publish"),
+    # signing requests that go from holder to holder
+    "request-changed": Spec(Kind.TRUST, "do not sign it; have it made anew, and ask who changed it"),
+    "request-stale": Spec(
+        Kind.POLICY, "make a new request with `twinlock release request`; something was signed in between"
+    ),
+    "signature-unasked": Spec(Kind.TRUST, "`twinlock release inspect` shows which keys are asked to sign"),
+    "signature-repeated": Spec(Kind.POLICY, "pass it to a holder who has not signed; a key counts once"),
     # transport
     "server-unreachable": Spec(Kind.TRANSPORT, "check the address and that the server runs, then try again"),
     "server-error": Spec(Kind.TRANSPORT, _RETRY + "; the server's log has the reason"),
@@ -174,6 +181,8 @@ CATALOGUE: Final[dict[str, Spec]] = {
     "metadata-missing": Spec(Kind.TRUST, "the repository is incomplete; publish again"),
     "release-unknown": Spec(Kind.TRUST, "the signed metadata does not list it; publish it first"),
     "manifest-malformed": Spec(Kind.TRUST, _REPORT + "; " + _REPACK),
+    "details-malformed": Spec(Kind.TRUST, _REPORT + "; " + _REPACK),
+    "details-hash": Spec(Kind.TRUST, _REPORT),
     "manifest-hash": Spec(Kind.TRUST, _REPORT),
     "payload-malformed": Spec(Kind.TRUST, _REPORT + "; " + _REPACK),
     "payload-index-hash": Spec(Kind.TRUST, _REPORT),

@@ -49,6 +49,11 @@ VERSION_LENGTH_MAX: Final = 64
 COUNTER_MAX: Final = (1 << 31) - 1
 NOTES_LENGTH_MAX: Final = 4096
 
+# Details of a release
+DETAILS_SIZE_BYTES_MAX: Final = 256 * KIB
+ADVISORY_LENGTH_MAX: Final = 16 * KIB
+SBOM_SIZE_BYTES_MAX: Final = 64 * MIB
+
 # Signed metadata (The Update Framework)
 METADATA_SIZE_BYTES_MAX: Final = {
     "root": 512 * KIB,

@@ -201,7 +201,8 @@ def incomplete(repository: Repository, missing: list[Signatures]) -> TwinlockErr
         "key-threshold",
         f"{repository.folder}: " + "; ".join(texts),
         hint=f"nothing is lost: other holders of {roles} keys run "
-        f"`twinlock release sign --repo {repository.folder} --keys THEIR_KEYS`, then it goes on by itself",
+        f"`twinlock release sign --repo {repository.folder} --keys THEIR_KEYS`, or sign the file that "
+        f"`twinlock release request --repo {repository.folder}` makes",
     )
 
 

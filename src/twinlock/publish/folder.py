@@ -2,23 +2,28 @@
 
 OUT/VERSION.manifest       what will be signed
 OUT/SHA256.payload         the image for transport
+OUT/VERSION.details        what will be signed of it for people, if there is something
+OUT/SHA256.sbom.json       the software bill of materials that the details name
 OUT/release.json           names both, with sizes and hashes; written last, so a folder with it is whole
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
-from twinlock.core import limits, manifest
+from twinlock.core import details, limits, manifest
+from twinlock.core.details import Details
 from twinlock.core.durable import os_errors, read_bounded
 from twinlock.core.errors import error
 from twinlock.core.names import check_sha256_hex, check_version
 from twinlock.core.payload import container
+from twinlock.publish import sbom
 from twinlock.publish.payload_file import PayloadFile
 
 RECORD: Final = "release.json"
@@ -40,8 +45,8 @@ class PayloadRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"{check_sha256_hex(self.sha256)}.payload"
 
 
-class ReleaseRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `release.json` holds."""
+class ReleaseRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What `release.json` holds; `details_sha256` (hex) only if the release has details."""
 
     format: Literal["twinlock-release"]
     format_version: Literal[1]
@@ -50,10 +55,32 @@ class ReleaseRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     manifest_sha256: str
     manifest_size_bytes: int
     payloads: tuple[PayloadRecord, ...]
+    details_sha256: str | None = None
+
+    @property
+    def details_name(self) -> str:
+        return f"{check_version(self.version)}.details"
 
     @property
     def manifest_name(self) -> str:
         return f"{check_version(self.version)}.manifest"
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """A release's details as they are signed, and the SBOM that they name."""
+
+    data: bytes
+    details: Details
+    sbom: bytes | None
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def sbom_sha256(self) -> bytes | None:
+        return None if self.details.sbom is None else self.details.sbom.sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +91,7 @@ class Release:
     record: ReleaseRecord
     manifest_bytes: bytes
     manifest: manifest.Manifest
+    extras: Extras | None = None
 
     def payload_path(self, payload: PayloadRecord) -> Path:
         return self.folder / payload.file_name
@@ -80,6 +108,8 @@ def decode_record(data: bytes, what: str) -> ReleaseRecord:
         record = msgspec.json.decode(data, type=ReleaseRecord, strict=True)
         for payload in record.payloads:
             check_sha256_hex(payload.sha256)
+        if record.details_sha256 is not None:
+            check_sha256_hex(record.details_sha256)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
         raise error("input-wrong-type", f"{what} does not describe a release: {problem}") from problem
     if not 1 <= len(record.payloads) <= PAYLOADS_MAX:
@@ -109,10 +139,46 @@ def read_release(folder: Path) -> Release:
     parsed = manifest.decode(data)
     if (parsed.product, parsed.version) != (record.product, record.version):
         raise error("manifest-malformed", f"{folder}: {RECORD} and the manifest name different releases")
-    release = Release(folder, record, data, parsed)
+    release = Release(folder, record, data, parsed, _read_extras(folder, record, parsed))
     for payload in record.payloads:
         check_payload(payload, release.payload_path(payload), parsed)
     return release
+
+
+def sbom_name(sha256: bytes) -> str:
+    """What an SBOM's file is called in a release folder."""
+    return f"{sha256.hex()}.sbom.json"
+
+
+def _read_extras(folder: Path, record: ReleaseRecord, parsed: manifest.Manifest) -> Extras | None:
+    if record.details_sha256 is None:
+        return None
+    data = read_bounded(folder / record.details_name, limits.DETAILS_SIZE_BYTES_MAX, "details")
+    if hashlib.sha256(data).hexdigest() != record.details_sha256:
+        raise error("details-hash", f"{folder / record.details_name} are not those that {RECORD} names")
+    return check_extras(data, lambda sha256: folder / sbom_name(sha256), parsed)
+
+
+def check_extras(data: bytes, place: Callable[[bytes], Path], parsed: manifest.Manifest) -> Extras:
+    """The details in `data` with their SBOM, which `place` knows by its hash, for the release in `parsed`.
+
+    Raises TrustError `details-malformed`, `details-hash`, `format-unknown`, InputError for a missing file.
+    """
+    found = details.decode(data)
+    if (found.product, found.version) != (parsed.product, parsed.version):
+        raise error("details-malformed", f"the details are of {found.name}, not of {parsed.name}")
+    listed = None if found.sbom is None else found.sbom.sha256
+    if listed != parsed.sbom_sha256:
+        raise error("details-malformed", f"{parsed.name} and its details name different SBOMs")
+    if found.sbom is None:
+        return Extras(data, found, None)
+    path = place(found.sbom.sha256)
+    content = read_bounded(path, limits.SBOM_SIZE_BYTES_MAX, "SBOM")
+    if hashlib.sha256(content).digest() != found.sbom.sha256:
+        raise error("details-hash", f"{path} is not the SBOM that the details name")
+    if sbom.parse(content, str(path)) != found.sbom:
+        raise error("details-malformed", f"{found.name} says of its SBOM what is not so")
+    return Extras(data, found, content)
 
 
 def check_payload(record: PayloadRecord, path: Path, parsed: manifest.Manifest) -> None:

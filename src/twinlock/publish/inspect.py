@@ -18,8 +18,8 @@ from twinlock.core.durable import os_errors, read_bounded
 from twinlock.core.errors import TwinlockError, error
 from twinlock.core.manifest import Manifest
 from twinlock.core.payload import container
-from twinlock.publish import expiry, signing
-from twinlock.publish.folder import RECORD, Release, read_release
+from twinlock.publish import expiry, request, signing, words
+from twinlock.publish.folder import RECORD, Extras, Release, read_release
 from twinlock.publish.payload_file import PayloadFile, ignore
 from twinlock.publish.releases import list_releases, read_signed
 from twinlock.publish.repository import Chain, Repository, open_repository
@@ -36,6 +36,7 @@ class Kind(StrEnum):
     PAYLOAD = "payload"
     MANIFEST = "manifest"
     METADATA = "metadata"
+    REQUEST = "signing request"
 
 
 @dataclass(slots=True)
@@ -85,6 +86,8 @@ def inspect(
         data = read_bounded(path, limits.MANIFEST_SIZE_BYTES_MAX, "manifest")
         _manifest(found.facts, manifest.decode(data), data)
         found.checks.append("every field is in its bounds")
+    elif kind is Kind.REQUEST:
+        _request(found, now, root)
     else:
         _metadata(found, path, now, root)
     return found
@@ -126,7 +129,7 @@ def _unknown(path: Path) -> TwinlockError:
     return error(
         "input-wrong-type",
         f"{path} is nothing that Twinlock makes",
-        hint="give a release folder, a repository, a manifest, a payload or a metadata file",
+        hint="give a release folder, a repository, a manifest, a payload, metadata or a signing request",
     )
 
 
@@ -136,13 +139,15 @@ class _Head(msgspec.Struct):
 
 
 def _kind_of_json(path: Path) -> Kind:
-    data = read_bounded(path, JSON_SIZE_BYTES_MAX, "file")
+    data = read_bounded(path, request.REQUEST_SIZE_BYTES_MAX, "file")
     try:
         head = msgspec.json.decode(data, type=_Head)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
         raise _unknown(path) from problem
     if head.format == manifest.FORMAT:
         return Kind.MANIFEST
+    if head.format == request.FORMAT:
+        return Kind.REQUEST
     if bytes(head.signed):
         return Kind.METADATA
     raise _unknown(path)
@@ -174,6 +179,24 @@ def _manifest(facts: dict[str, Any], made: Manifest, data: bytes) -> None:
     }
 
 
+def _details(facts: dict[str, Any], extras: Extras) -> None:
+    made = extras.details
+    facts |= {
+        "mark": made.kind,
+        "support_ends": made.support_ends,
+        "advisory": made.advisory,
+        "sbom": None
+        if made.sbom is None
+        else {
+            "kind": made.sbom.kind,
+            "spec_version": made.sbom.spec_version,
+            "components": made.sbom.components,
+            "size_bytes": made.sbom.size_bytes,
+        },
+        "details_sha256": extras.sha256,
+    }
+
+
 def _payload(facts: dict[str, Any], file: PayloadFile) -> None:
     facts |= {
         "payload_kind": "full" if file.index.base_sha256 is None else "delta",
@@ -191,6 +214,9 @@ def _payload(facts: dict[str, Any], file: PayloadFile) -> None:
 def _release(found: Findings, release: Release, advance: Callable[[int], None]) -> None:
     _manifest(found.facts, release.manifest, release.manifest_bytes)
     found.checks.append("the manifest has the recorded hash, and every field is in its bounds")
+    if release.extras is not None:
+        _details(found.facts, release.extras)
+        found.checks.append("the details have the recorded hash and bounds, and the SBOM is what they say")
     found.facts["payloads"] = []
     for payload in release.record.payloads:
         facts: dict[str, Any] = {"sha256": payload.sha256}
@@ -231,7 +257,7 @@ def _repository(
         found.check("a new device accepts the metadata now", lambda: verify_chain(chain, now, root))
     for one in list_releases(repository):
         found.check(
-            f"{one.name}: manifest and payloads are what is signed",
+            f"{one.name}: manifest, details and payloads are what is signed",
             lambda one=one: check_payloads(read_signed(repository, one), advance),  # type: ignore[misc]
         )
 
@@ -253,6 +279,32 @@ def verify_chain(chain: Chain, now: datetime, root: Path | None) -> None:
 
 def _signatures(found: signing.Signatures) -> dict[str, Any]:
     return {"role": found.role, "version": found.version, "have": found.have, "need": found.need}
+
+
+def _request(found: Findings, now: datetime, root: Path | None) -> None:
+    made = request.load(found.path)
+    try:
+        checked = request.check(made, now, _root_bytes(root))
+    except TwinlockError as problem:
+        found.problem = problem
+        return
+    found.facts |= {
+        "digest": checked.digest,
+        "asks": [
+            {**_signatures(one), "keys": [keyid[:16] for keyid in one.waiting]}
+            for item in checked.items
+            for one in item.signatures()
+        ],
+        "words": words.describe(checked),
+    }
+    whom = "the request's own first root" if root is None else str(root)
+    found.checks.append(f"roots, published lists, manifests and signatures hold together, from {whom}")
+
+
+def _root_bytes(root: Path | None) -> bytes | None:
+    if root is None:
+        return None
+    return read_bounded(root, limits.METADATA_SIZE_BYTES_MAX["root"], "root metadata")
 
 
 def _metadata(found: Findings, path: Path, now: datetime, root: Path | None) -> None:

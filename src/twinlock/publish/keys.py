@@ -2,6 +2,7 @@
 
     KEYS/ROLE-NAME.pem     private, PKCS#8 PEM, mode 0600, with a passphrase or without
     KEYS/ROLE-NAME.pub     public, PEM (SubjectPublicKeyInfo); this is what others get
+    KEYS/ROLE-NAME.uri     instead of the first: where a key is that never leaves it, see `publish.outside`
 
 A folder may hold keys of several roles, and public halves whose private ones are elsewhere. A private key is
 read only when its signature is needed. It is never overwritten, and never read while others could read it.
@@ -20,19 +21,21 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from securesystemslib.signer import CryptoSigner, SSlibKey
+from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
 
 from twinlock.core.durable import fsync_dir, os_errors, read_bounded, write_all
 from twinlock.core.errors import error
 from twinlock.core.names import check_name
 from twinlock.core.trust.keys import public_key
+from twinlock.publish import outside
 
 ROLES: Final = ("root", "targets", "snapshot", "timestamp")
-KINDS: Final = ("ed25519", "ecdsa", "rsa")
+KINDS: Final = ("ed25519", "ecdsa", "rsa", "ml-dsa")
 KIND_DEFAULT: Final = "ed25519"
 RSA_BITS: Final = 3072
 KEY_FILE_SIZE_BYTES_MAX: Final = 16 * 1024
 KEYS_MAX: Final = 256
+SUFFIXES: Final = (".pem", ".pub", ".uri")
 PASSPHRASE_LENGTH_MIN: Final = 8
 
 # The passphrase for the key file at this path, or None when there is none to be had.
@@ -41,7 +44,10 @@ AskPassphrase = Callable[[Path], bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class KeyFile:
-    """One key of a folder. `key.keyid` is its id in metadata; `private` is None when only `.pub` is here."""
+    """One key of a folder. `key.keyid` is its id in metadata; `private` is None when only `.pub` is here.
+
+    `private` is the `.pem` file, or the `.uri` file of a key that lies on a token or in a key service.
+    """
 
     role: str
     name: str
@@ -68,9 +74,8 @@ def create(
     if passphrase is not None and len(passphrase) < PASSPHRASE_LENGTH_MIN:
         raise error("input-invalid", f"a passphrase has at least {PASSPHRASE_LENGTH_MIN} bytes")
     stems = {role: f"{check_role(role)}-{check_name(name, 'key name')}" for role in roles}
-    for path in (folder / f"{stem}{suffix}" for stem in stems.values() for suffix in (".pem", ".pub")):
-        if path.exists():
-            raise error("input-exists", f"key file {path} exists; keys are never overwritten")
+    for stem in stems.values():
+        _check_free(folder, stem)
     with os_errors(f"key folder {folder}"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         made = [_create(folder, role, name, kind, passphrase) for role in stems]
@@ -90,6 +95,40 @@ def _create(folder: Path, role: str, name: str, kind: str, passphrase: bytes | N
     return KeyFile(role, name, public, private, SSlibKey.from_crypto(made.public_key()))
 
 
+def _check_free(folder: Path, stem: str) -> None:
+    for path in (folder / f"{stem}{suffix}" for suffix in SUFFIXES):
+        if path.exists():
+            raise error("input-exists", f"key file {path} exists; keys are never overwritten")
+
+
+def import_outside(
+    folder: Path, roles: Iterable[str], name: str, uri: str, ask: AskPassphrase
+) -> list[KeyFile]:
+    """Takes a key on a token or in a key service into `folder`: its public half and where it is.
+
+    A power cut leaves nothing, a public half alone, or both. Raises as `outside.import_public` does, and
+    InputError `input-invalid`, `input-exists`, `key-unreadable` for a key that devices do not accept.
+    """
+    stems = {role: f"{check_role(role)}-{check_name(name, 'key name')}" for role in roles}
+    for stem in stems.values():
+        _check_free(folder, stem)
+    found_uri, key = outside.import_public(uri, lambda: ask(Path(uri)))
+    if public_key(key.keytype, key.scheme, str(key.keyval["public"])) is None:
+        raise error("key-unreadable", f"{uri} is a key that devices do not accept")
+    loaded = key._crypto_key()
+    pem = loaded.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    made = []
+    with os_errors(f"key folder {folder}"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for role, stem in stems.items():
+            public, private = folder / f"{stem}.pub", folder / f"{stem}.uri"
+            _write_new(public, pem, 0o644)
+            _write_new(private, f"{found_uri}\n".encode(), 0o600)
+            made.append(KeyFile(role, name, public, private, SSlibKey.from_crypto(loaded)))
+        fsync_dir(folder)
+    return made
+
+
 def check_role(role: str) -> str:
     """`role` if it is one of `ROLES`; else InputError `input-invalid`."""
     if role not in ROLES:
@@ -102,7 +141,23 @@ def _generate(kind: str) -> PrivateKeyTypes:
         return ed25519.Ed25519PrivateKey.generate()
     if kind == "ecdsa":
         return ec.generate_private_key(ec.SECP256R1())
+    if kind == "ml-dsa":
+        return _generate_ml_dsa()
     return rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
+
+
+def _generate_ml_dsa() -> PrivateKeyTypes:
+    """An ML-DSA-65 key (FIPS 204). Raises DeviceError `package-missing`: older libraries have none."""
+    try:
+        from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
+
+        return MLDSA65PrivateKey.generate()
+    except (ImportError, UnsupportedAlgorithm) as problem:
+        raise error(
+            "package-missing",
+            "the installed cryptography library has no ML-DSA",
+            hint="run: pip install --upgrade cryptography",
+        ) from problem
 
 
 def _private_pem(key: PrivateKeyTypes, passphrase: bytes | None) -> bytes:
@@ -138,8 +193,8 @@ def list_keys(folder: Path, role: str | None = None) -> list[KeyFile]:
     is broken or of a type that devices do not accept.
     """
     with os_errors(f"key folder {folder}"):
-        paths = sorted(path for path in folder.iterdir() if path.suffix in (".pub", ".pem"))
-    if len(paths) > 2 * KEYS_MAX:
+        paths = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    if len(paths) > len(SUFFIXES) * KEYS_MAX:
         raise error("input-too-large", f"key folder {folder} holds more than {KEYS_MAX} keys")
     found = []
     for stem in sorted({path.stem for path in paths}):
@@ -147,6 +202,8 @@ def list_keys(folder: Path, role: str | None = None) -> list[KeyFile]:
         if kind not in ROLES or not name or (role is not None and kind != role):
             continue
         public, private = folder / f"{stem}.pub", folder / f"{stem}.pem"
+        if not private.exists():
+            private = folder / f"{stem}.uri"
         if not public.exists():
             raise error(
                 "key-unreadable",
@@ -170,7 +227,7 @@ def read_public(path: Path) -> SSlibKey:
     return key
 
 
-def load_signer(key: KeyFile, ask: AskPassphrase) -> CryptoSigner:
+def load_signer(key: KeyFile, ask: AskPassphrase) -> Signer:
     """The signer of a key whose private half is in the folder.
 
     Raises InputError `key-missing`, or `key-unreadable` when others could read it, it does not load, the
@@ -178,6 +235,9 @@ def load_signer(key: KeyFile, ask: AskPassphrase) -> CryptoSigner:
     """
     if key.private is None:
         raise error("key-missing", f"the private half of {key.public} is not here")
+    if key.private.suffix == ".uri":
+        place = key.private
+        return outside.signer(outside.read_uri(place), key.key, lambda: ask(place))
     data = _read_private(key.private)
     passphrase = None
     if b"ENCRYPTED" in data:
@@ -193,9 +253,13 @@ def load_signer(key: KeyFile, ask: AskPassphrase) -> CryptoSigner:
     except (ValueError, TypeError, UnsupportedAlgorithm) as problem:
         why = "the passphrase is wrong, or it is damaged" if passphrase is not None else _short(problem)
         raise error("key-unreadable", f"key {key.private} does not load: {why}") from problem
-    if not isinstance(loaded, ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-        raise error("key-unreadable", f"key {key.private} is of a type that does not sign metadata")
-    if SSlibKey.from_crypto(loaded.public_key()).keyval != key.key.keyval:
+    try:
+        own = SSlibKey.from_crypto(loaded.public_key())
+    except (ValueError, AttributeError) as problem:
+        raise error(
+            "key-unreadable", f"key {key.private} is of a type that does not sign metadata"
+        ) from problem
+    if own.keyval != key.key.keyval:
         raise error("key-unreadable", f"key {key.private} does not belong to {key.public}")
     return CryptoSigner(loaded, key.key)
 
@@ -226,9 +290,12 @@ class KeyRing:
     def __init__(self, keys: Iterable[KeyFile], ask: AskPassphrase) -> None:
         self._keys: Final = {key.keyid: key for key in keys if key.private is not None}
         self._ask: Final = ask
-        self._loaded: Final[dict[str, CryptoSigner]] = {}
+        self._loaded: Final[dict[str, Signer]] = {}
 
-    def signer(self, keyid: str) -> CryptoSigner | None:
+    def __contains__(self, keyid: object) -> bool:
+        return keyid in self._keys
+
+    def signer(self, keyid: str) -> Signer | None:
         """The signer of the key with this id, or None when its private half is not here."""
         if keyid not in self._loaded:
             key = self._keys.get(keyid)

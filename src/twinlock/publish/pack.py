@@ -18,13 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from twinlock.core import limits, manifest
+from twinlock.core import details, limits, manifest
+from twinlock.core.details import Details, is_day
 from twinlock.core.durable import fsync_dir, os_errors, read_bounded, write_all, write_atomic
 from twinlock.core.errors import TwinlockError, error
 from twinlock.core.manifest import Claims, Manifest
 from twinlock.core.names import check_name, check_version
 from twinlock.core.payload import container
 from twinlock.core.payload.parts import Part
+from twinlock.publish import sbom
 from twinlock.publish.encode import (
     LEVEL_DEFAULT,
     LEVEL_MAX,
@@ -36,17 +38,18 @@ from twinlock.publish.encode import (
 from twinlock.publish.folder import (
     RECORD,
     RECORD_SIZE_BYTES_MAX,
+    Extras,
     PayloadRecord,
     ReleaseRecord,
     decode_record,
     encode_record,
+    sbom_name,
 )
 from twinlock.publish.image import ImageReader, Segment
 from twinlock.publish.locking import folder_lock
 from twinlock.publish.payload_file import ignore
 
 JOBS_MAX: Final = 64
-SBOM_SIZE_BYTES_MAX: Final = 256 * limits.MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,9 @@ class PackRequest:
     counter: int = 0
     notes: str = ""
     sbom: Path | None = None
+    advisory: str = ""
+    security: bool = False
+    support_ends: str | None = None
     level: int = LEVEL_DEFAULT
     jobs: int = 0
 
@@ -96,7 +102,7 @@ def pack(request: PackRequest, advance: Callable[[int], None] = ignore) -> Packe
     with ImageReader(request.image) as reader, _folder(request.out):
         check_claims(request, reader.size_bytes)
         _check_free(request)
-        sbom = _sbom_sha256(request.sbom)
+        extras = make_extras(request)
         temporary = request.out / "payload.tmp"
         try:
             with os_errors(str(temporary)):
@@ -112,11 +118,11 @@ def pack(request: PackRequest, advance: Callable[[int], None] = ignore) -> Packe
                 image_sha256=image_sha256,
                 segment_size_bytes=limits.SEGMENT_SIZE_BYTES,
                 segments=bytes(draft.segments),
-                sbom_sha256=sbom,
+                sbom_sha256=None if extras is None else extras.sbom_sha256,
                 notes=request.notes,
             )
             manifest.check(made)
-            record = _finish(request.out, made, payload, temporary)
+            record = _finish(request.out, made, payload, temporary, extras)
         finally:
             temporary.unlink(missing_ok=True)
     return Packed(record, made, sum(part.length == 0 for part in draft.parts))
@@ -132,6 +138,10 @@ def check_request(request: PackRequest) -> None:
         raise error("input-invalid", f"{request.jobs} jobs are outside 0..{JOBS_MAX}")
     if len(request.notes) > limits.NOTES_LENGTH_MAX:
         raise error("input-invalid", f"notes have more than {limits.NOTES_LENGTH_MAX} characters")
+    if len(request.advisory) > limits.ADVISORY_LENGTH_MAX:
+        raise error("input-invalid", f"the advisory has more than {limits.ADVISORY_LENGTH_MAX} characters")
+    if request.support_ends is not None and not is_day(request.support_ends):
+        raise error("input-invalid", f"{request.support_ends!r} is no day", hint="like 2031-12-31")
     check_claims(request, limits.SEGMENT_SIZE_BYTES)
 
 
@@ -176,13 +186,35 @@ def _exists(out: Path, held: str) -> TwinlockError:
     )
 
 
-def _sbom_sha256(path: Path | None) -> bytes | None:
-    if path is None:
+def read_advisory(path: Path) -> str:
+    """The text in a file. Raises InputError `input-wrong-type` when not UTF-8, `input-invalid` if empty."""
+    data = read_bounded(path, 4 * limits.ADVISORY_LENGTH_MAX, "advisory")
+    try:
+        text = data.decode("utf-8").strip()
+    except UnicodeDecodeError as problem:
+        raise error("input-wrong-type", f"advisory {path} is not UTF-8 text") from problem
+    if not text:
+        raise error("input-invalid", f"advisory {path} is empty")
+    return text
+
+
+def make_extras(request: PackRequest) -> Extras | None:
+    """The details that the request asks for, or None when it asks for none. Raises as `sbom.read` does."""
+    if not (request.sbom or request.advisory or request.security or request.support_ends):
         return None
-    with os_errors(f"SBOM {path}"), path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size > SBOM_SIZE_BYTES_MAX:
-            raise error("input-too-large", f"SBOM {path} has more than {SBOM_SIZE_BYTES_MAX} bytes")
-        return hashlib.file_digest(file, "sha256").digest()
+    content, found = (None, None) if request.sbom is None else sbom.read(request.sbom)
+    made = Details(
+        format="twinlock-details",
+        format_version=1,
+        product=request.product,
+        version=request.version,
+        kind="security" if request.security else "feature",
+        support_ends=request.support_ends,
+        advisory=request.advisory,
+        sbom=found,
+    )
+    details.check(made)
+    return Extras(details.encode(made), made, content)
 
 
 def _write_payload(
@@ -245,8 +277,10 @@ def _encode(segment: Segment, level: int) -> Encoded:
     return encode_segment(segment.data, segment.number, level)
 
 
-def _finish(out: Path, made: Manifest, payload: PayloadRecord, temporary: Path) -> ReleaseRecord:
-    """Puts payload, manifest and record in place, in this order. Raises InputError `input-exists`."""
+def _finish(
+    out: Path, made: Manifest, payload: PayloadRecord, temporary: Path, extras: Extras | None
+) -> ReleaseRecord:
+    """Puts payload, details, manifest, record in place, in this order. Raises InputError `input-exists`."""
     data = manifest.encode(made)
     record = ReleaseRecord(
         format="twinlock-release",
@@ -256,8 +290,10 @@ def _finish(out: Path, made: Manifest, payload: PayloadRecord, temporary: Path) 
         manifest_sha256=hashlib.sha256(data).hexdigest(),
         manifest_size_bytes=len(data),
         payloads=(payload,),
+        details_sha256=None if extras is None else extras.sha256,
     )
     encoded = encode_record(record)
+    more = {} if extras is None else _files_of(extras, record)
     with os_errors(str(out)):
         if (out / RECORD).exists():
             if (out / RECORD).read_bytes() != encoded:
@@ -266,10 +302,19 @@ def _finish(out: Path, made: Manifest, payload: PayloadRecord, temporary: Path) 
         try:
             temporary.rename(out / payload.file_name)
             fsync_dir(out)
+            for name, content in more.items():
+                write_atomic(out / name, content)
             write_atomic(out / record.manifest_name, data)
             write_atomic(out / RECORD, encoded)
         except BaseException:
-            for name in (payload.file_name, record.manifest_name):
+            for name in (payload.file_name, record.manifest_name, *more):
                 (out / name).unlink(missing_ok=True)
             raise
     return record
+
+
+def _files_of(extras: Extras, record: ReleaseRecord) -> dict[str, bytes]:
+    files = {record.details_name: extras.data}
+    if extras.sbom is not None:
+        files[sbom_name(hashlib.sha256(extras.sbom).digest())] = extras.sbom
+    return files

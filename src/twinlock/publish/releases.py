@@ -8,28 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from tuf.api.metadata import Metadata, Targets
+from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from twinlock.core import limits, manifest
+from twinlock.core.details import SUFFIX
 from twinlock.core.durable import fsync_dir, os_errors, read_bounded, write_all, write_atomic
 from twinlock.core.errors import error
 from twinlock.core.manifest import Claims, Manifest
-from twinlock.core.names import check_name, check_version, release_name
+from twinlock.core.names import check_name, check_sha256_hex, check_version, release_name
+from twinlock.core.trust import hashes
 from twinlock.core.trust.verifier import check_manifest_bytes, claims_of
 from twinlock.publish import signing
 from twinlock.publish.ceremony import Ceremony
 from twinlock.publish.folder import (
     RECORD_SIZE_BYTES_MAX,
+    Extras,
     PayloadRecord,
     Release,
     ReleaseRecord,
+    check_extras,
     decode_record,
     encode_record,
+    sbom_name,
 )
 from twinlock.publish.payload_file import CHUNK_SIZE_BYTES, PayloadFile, ignore
 from twinlock.publish.repository import Repository
@@ -44,6 +49,7 @@ class SignedRelease:
     manifest_sha256: str
     manifest_size_bytes: int
     published: bool
+    details_sha256: str | None = None
 
 
 def list_releases(repository: Repository) -> list[SignedRelease]:
@@ -53,9 +59,20 @@ def list_releases(repository: Repository) -> list[SignedRelease]:
     following = repository.signed_files(pending=True)
     found = []
     for name, entry in ({} if following is None else following.targets).items():
-        same = name in known and known[name].hashes == entry.hashes
-        found.append(SignedRelease(name, claims_of(entry), entry.hashes["sha256"], entry.length, same))
+        if name.endswith(SUFFIX):
+            continue
+        claims = claims_of(entry)
+        described = following.targets.get(details_name(claims)) if following else None
+        pairs = [(name, entry), (details_name(claims), described)]
+        same = all(one is None or (at in known and known[at].hashes == one.hashes) for at, one in pairs)
+        digest = None if described is None else described.hashes["sha256"]
+        found.append(SignedRelease(name, claims, entry.hashes["sha256"], entry.length, same, digest))
     return sorted(found, key=lambda one: (one.claims.product, one.claims.counter, one.name))
+
+
+def details_name(claims: Claims) -> str:
+    """The name that signed metadata lists a release's details under."""
+    return release_name(claims.product, claims.version).removesuffix(".manifest") + SUFFIX
 
 
 def find_release(repository: Repository, product: str, version: str) -> SignedRelease:
@@ -91,14 +108,29 @@ def take_in(
             )
     elif not allow_lower:
         check_counter(repository, release.manifest)
+    described = _is_listed(release, listed)
     for payload in release.record.payloads:
         with PayloadFile(release.payload_path(payload)) as file:
             file.prove(release.manifest, advance)
         _copy(release.payload_path(payload), payload, repository.folder / "payloads", advance)
     _store(repository.folder, release)
-    if name in listed:
+    if name in listed and described:
         return False
     _list(ceremony, release)
+    return True
+
+
+def _is_listed(release: Release, listed: Mapping[str, TargetFile]) -> bool:
+    """Whether all details of the release are listed. Raises InputError `input-exists` for others."""
+    name = details_name(release.manifest.claims)
+    if release.extras is None or name not in listed:
+        return release.extras is None
+    if listed[name].hashes.get("sha256") != release.extras.sha256:
+        raise error(
+            "input-exists",
+            f"{name} are signed already, with other bytes",
+            hint="what is signed of a release never changes: say it of the next one",
+        )
     return True
 
 
@@ -126,6 +158,11 @@ def _list(ceremony: Ceremony, release: Release) -> None:
         following.signed.version = 1 if published is None else published.signed.version + 1
     name = release.manifest.name
     following.signed.targets[name] = signing.entry(name, release.manifest_bytes, release.manifest.claims)
+    if release.extras is not None:
+        at = details_name(release.manifest.claims)
+        following.signed.targets[at] = TargetFile(
+            length=len(release.extras.data), hashes={"sha256": release.extras.sha256}, path=at
+        )
     waiting = repository.pending.get("targets")
     if waiting is not None:
         ceremony.dropped += len(waiting.signatures)
@@ -139,9 +176,31 @@ def _store(folder: Path, release: Release) -> None:
         for parent in (folder / "targets" / product, folder / "releases" / product):
             parent.mkdir(parents=True, exist_ok=True)
             fsync_dir(parent.parent)
+        if release.extras is not None:
+            _store_extras(folder, release.manifest.claims, release.extras)
         write_atomic(manifest_path(folder, release.manifest, release.record), release.manifest_bytes)
         path = record_path(folder, product, release.manifest.version)
         write_atomic(path, encode_record(_with_known(release.record, path)))
+
+
+def _store_extras(folder: Path, claims: Claims, extras: Extras) -> None:
+    if extras.sbom is not None:
+        path = sbom_path(folder, hashlib.sha256(extras.sbom).digest())
+        path.parent.mkdir(exist_ok=True)
+        fsync_dir(folder)
+        write_atomic(path, extras.sbom)
+    write_atomic(details_path(folder, claims, extras.sha256), extras.data)
+
+
+def sbom_path(folder: Path, sha256: bytes) -> Path:
+    """Where a repository keeps an SBOM: `sboms/SHA256.sbom.json`."""
+    return folder / "sboms" / sbom_name(sha256)
+
+
+def details_path(folder: Path, claims: Claims, sha256: str) -> Path:
+    """Where a repository keeps details: `targets/PRODUCT/SHA256.VERSION.details`."""
+    name = f"{check_sha256_hex(sha256)}.{check_version(claims.version)}{SUFFIX}"
+    return folder / "targets" / check_name(claims.product, "product") / name
 
 
 def _with_known(record: ReleaseRecord, path: Path) -> ReleaseRecord:
@@ -167,6 +226,15 @@ def record_path(folder: Path, product: str, version: str) -> Path:
     return folder / "releases" / check_name(product, "product") / f"{check_version(version)}.json"
 
 
+def read_record(repository: Repository, signed: SignedRelease) -> ReleaseRecord:
+    """The record of a signed release's payloads. Raises TrustError `manifest-hash`, InputError."""
+    path = record_path(repository.folder, signed.claims.product, signed.claims.version)
+    record = decode_record(read_bounded(path, RECORD_SIZE_BYTES_MAX, "record"), str(path))
+    if record.manifest_sha256 != signed.manifest_sha256:
+        raise error("manifest-hash", f"{path} belongs to another manifest than the signed one")
+    return record
+
+
 def read_signed(repository: Repository, signed: SignedRelease) -> Release:
     """A signed release's manifest and record, with every check that a device makes of the manifest.
 
@@ -174,10 +242,7 @@ def read_signed(repository: Repository, signed: SignedRelease) -> Release:
     missing or unreadable.
     """
     folder = repository.folder
-    path = record_path(folder, signed.claims.product, signed.claims.version)
-    record = decode_record(read_bounded(path, RECORD_SIZE_BYTES_MAX, "record"), str(path))
-    if record.manifest_sha256 != signed.manifest_sha256:
-        raise error("manifest-hash", f"{path} belongs to another manifest than the signed one")
+    record = read_record(repository, signed)
     data = read_bounded(
         manifest_path(folder, signed.claims, record), limits.MANIFEST_SIZE_BYTES_MAX, "manifest"
     )
@@ -187,7 +252,18 @@ def read_signed(repository: Repository, signed: SignedRelease) -> Release:
     parsed = manifest.decode(data)
     if parsed.claims != signed.claims:
         raise error("metadata-mismatch", f"the manifest {signed.name} does not say what is signed of it")
-    return Release(folder / "payloads", record, data, parsed)
+    extras = None
+    if signed.details_sha256 is not None:
+        extras = _read_signed_extras(folder, files.targets[details_name(signed.claims)], parsed)
+    return Release(folder / "payloads", record, data, parsed, extras)
+
+
+def _read_signed_extras(folder: Path, entry: TargetFile, parsed: Manifest) -> Extras:
+    """Details and SBOM, as signed. Raises TrustError `details-hash`, `details-malformed`, InputError."""
+    path = details_path(folder, parsed.claims, entry.hashes["sha256"])
+    data = read_bounded(path, limits.DETAILS_SIZE_BYTES_MAX, "details")
+    hashes.check(data, entry.length, entry.hashes, "details-hash", f"{entry.path}")
+    return check_extras(data, lambda sha256: sbom_path(folder, sha256), parsed)
 
 
 def check_waiting(repository: Repository, advance: Callable[[int], None] = ignore) -> list[Release]:

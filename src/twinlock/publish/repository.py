@@ -185,6 +185,12 @@ class Repository:
         data = self.chain.roots[-1] if role == "root" else getattr(self.chain, role)
         return None if data is None else signing.decode(role, data)
 
+    def published_files(self) -> dict[str, bytes]:
+        """What is published of each list of releases, by role, byte for byte."""
+        if self.chain is None or self.chain.targets is None:
+            return {}
+        return {"targets": self.chain.targets}
+
     def newest(self, role: str) -> Metadata[Any] | None:
         """What waits for signatures, or else what is published, of `role`."""
         return self.pending.get(role) or self.published(role)

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 
 import msgspec
 from securesystemslib.signer import SSlibKey
-from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Key, Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization.json import CanonicalJSONSerializer, JSONSerializer
 
 from twinlock.core import limits
@@ -155,14 +155,18 @@ class Signatures:
         return max(0, self.need - self.have)
 
 
-def count(root: Root, metadata: Metadata[Any]) -> Signatures:
-    """Who has signed `metadata` for its role in `root`; a key counts once, whatever ids it has."""
-    role = metadata.signed.type
-    demanded = root.roles[role]
+def count(judge: Root | Targets, metadata: Metadata[Any], role: str | None = None) -> Signatures:
+    """Who has signed `metadata` as `judge` demands it of `role`; a key counts once, whatever ids it has.
+
+    `role` is needed for delegated roles alone; `judge` is who delegates to it.
+    """
+    role = role or str(metadata.signed.type)
+    demanded = judge.get_delegated_role(role)
+    keys = keys_of(judge)
     text = signed_text(metadata)
     signers, waiting = set(), []
     for keyid in demanded.keyids:
-        key, signature = root.keys[keyid], metadata.signatures.get(keyid)
+        key, signature = keys[keyid], metadata.signatures.get(keyid)
         known = public_key(key.keytype, key.scheme, str(key.keyval["public"]))
         if known is not None and signature is not None and known.verifies(signature.signature, text):
             signers.add(known.identity)
@@ -171,10 +175,17 @@ def count(root: Root, metadata: Metadata[Any]) -> Signatures:
     return Signatures(role, metadata.signed.version, len(signers), demanded.threshold, tuple(waiting))
 
 
-def sign(root: Root, metadata: Metadata[Any], ring: KeyRing) -> list[str]:
+def keys_of(judge: Root | Targets) -> Mapping[str, Key]:
+    """The keys that a root, or a list of releases with delegations, names; by id."""
+    if isinstance(judge, Root):
+        return cast("Mapping[str, Key]", judge.keys)
+    return {} if judge.delegations is None else cast("Mapping[str, Key]", judge.delegations.keys)
+
+
+def sign(judge: Root | Targets, metadata: Metadata[Any], ring: KeyRing, role: str | None = None) -> list[str]:
     """Adds the signature of every key of the role that is in `ring`; gives the ids of those that signed."""
     signed = []
-    for keyid in count(root, metadata).waiting:
+    for keyid in count(judge, metadata, role).waiting:
         signer = ring.signer(keyid)
         if signer is not None:
             metadata.sign(signer, append=True)
@@ -182,6 +193,6 @@ def sign(root: Root, metadata: Metadata[Any], ring: KeyRing) -> list[str]:
     return signed
 
 
-def verified_by(root: Root, metadata: Metadata[Any]) -> bool:
-    """Whether enough of the role's keys in `root` have signed."""
-    return count(root, metadata).missing == 0
+def verified_by(judge: Root | Targets, metadata: Metadata[Any], role: str | None = None) -> bool:
+    """Whether enough of the role's keys in `judge` have signed."""
+    return count(judge, metadata, role).missing == 0

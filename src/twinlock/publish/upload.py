@@ -7,10 +7,13 @@ one request, so that the server takes all of a release or nothing. After any fai
 from __future__ import annotations
 
 import base64
+import hashlib
+import io
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, BinaryIO, Final, Protocol, TypeVar
 
 import msgspec
@@ -110,6 +113,7 @@ def _send_release(
 ) -> Sent:
     payloads = release.record.payloads
     sizes = [_send_payload(operator, release, payload, retry, advance) for payload in payloads]
+    _send_extras(operator, release, retry)
     new = _known(operator, release, retry) is None
     body = {
         "metadata": metadata,
@@ -118,6 +122,22 @@ def _send_release(
     }
     again(lambda: operator.post("/releases", body), retry)
     return Sent(release.manifest.name, new, sum(one for one, _ in sizes), sum(two for _, two in sizes))
+
+
+def _send_extras(operator: Operator, release: Release, retry: Retry) -> None:
+    """Details and SBOM are kept by their hash, beside the payloads: what they are is in the signed list."""
+    if release.extras is None:
+        return
+    for data in (release.extras.data, release.extras.sbom):
+        if data is not None:
+            sha256 = hashlib.sha256(data).hexdigest()
+            if operator.payload_size_bytes(sha256) != len(data):
+                put = partial(_put, operator, sha256, data)
+                again(put, retry)
+
+
+def _put(operator: Operator, sha256: str, data: bytes) -> bool:
+    return operator.put_payload(sha256, io.BytesIO(data), len(data), ignore)
 
 
 def check_published(repository: Repository, now: datetime) -> Chain:

@@ -34,6 +34,9 @@ PINNED = {
     "VERSION_LENGTH_MAX": 64,
     "COUNTER_MAX": 2**31 - 1,
     "NOTES_LENGTH_MAX": 4096,
+    "DETAILS_SIZE_BYTES_MAX": 256 * KIB,
+    "ADVISORY_LENGTH_MAX": 16 * KIB,
+    "SBOM_SIZE_BYTES_MAX": 64 * MIB,
     "METADATA_SIZE_BYTES_MAX": {
         "root": 512 * KIB,
         "timestamp": 16 * KIB,

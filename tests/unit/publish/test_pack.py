@@ -23,13 +23,13 @@ from tests.unit.publish.tools import (
 )
 from twinlock.core import limits, manifest
 from twinlock.core.errors import TwinlockError
-from twinlock.core.limits import KIB, MIB
+from twinlock.core.limits import KIB, MIB, SBOM_SIZE_BYTES_MAX
 from twinlock.core.zstd import ZstdCompressor
 from twinlock.publish import encode
 from twinlock.publish.folder import read_release
 from twinlock.publish.image import ImageReader, check_kind
 from twinlock.publish.locking import folder_lock
-from twinlock.publish.pack import SBOM_SIZE_BYTES_MAX, pack
+from twinlock.publish.pack import pack
 from twinlock.publish.payload_file import PayloadFile
 
 
@@ -127,7 +127,8 @@ def test_a_file_system_that_knows_no_holes_is_read_whole(
 
 def test_claims_notes_and_sbom_are_in_the_manifest(tmp_path: Path, rng: random.Random) -> None:
     write_image(tmp_path / "image", rng, MIB)
-    (tmp_path / "sbom.json").write_bytes(b"{}")
+    content = b'{"bomFormat": "CycloneDX", "specVersion": "1.6", "components": []}'
+    (tmp_path / "sbom.json").write_bytes(content)
     request = replace(
         request_for(tmp_path / "image", tmp_path / "out"),
         notes="first",
@@ -137,7 +138,7 @@ def test_claims_notes_and_sbom_are_in_the_manifest(tmp_path: Path, rng: random.R
     )
     made = pack(request).manifest
     assert (made.notes, made.hardware, made.counter) == ("first", ("b1", "b2"), 7)
-    assert made.sbom_sha256 == hashlib.sha256(b"{}").digest()
+    assert made.sbom_sha256 == hashlib.sha256(content).digest()
 
 
 def test_progress_tells_every_byte_once(tmp_path: Path, rng: random.Random) -> None:

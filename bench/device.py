@@ -8,8 +8,10 @@ memory are the guest kernel's: VmHWM of our processes, rusage for the peers; RAU
 
 from __future__ import annotations
 
+import gzip
 import re
 import subprocess
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,9 +103,12 @@ def bundles(builder: build.Builder, folder: Path, out: Path) -> None:
     swu = swupdate.prepare(folder / "swupdate", image, SLOTS[0])
     bundle = rauc.prepare(folder / "rauc", image, SLOTS)
     image.unlink()
-    for name, made in (("swupdate", [swu.bundle, swu.cert]), ("rauc", [bundle.bundle, bundle.config])):
+    for name in ("swupdate", "rauc"):
         (content / name).mkdir()
-        tool(["cp", *made, content / name])
+    tool(["cp", swu.bundle, content / "swupdate/image.swu"])
+    tool(["cp", swu.cert, content / "swupdate/cert.pem"])
+    tool(["cp", bundle.bundle, content / "rauc/image.raucb"])
+    tool(["cp", bundle.config, content / "rauc/system.conf"])
     text = bundle.config.read_text().replace(str(folder / "rauc"), f"{PLACE}/rauc")
     text = text.replace(f"mountprefix={PLACE}/rauc/mnt", "mountprefix=/run/rauc-mount")
     text = text.replace(f"statusfile={PLACE}/rauc/status", "statusfile=/run/rauc-status")
@@ -129,6 +134,20 @@ def memory(shell: Shell) -> tuple[float, float]:
     if not found:
         raise BenchError(f"the agent did not say how much memory it needed: {said!r}")
     return max(float(run) for run, _ in found), max(float(check) for _, check in found)
+
+
+def swupdate_version(architecture: Architecture) -> str:
+    """From the package's list of changes: `swupdate --version` of Debian leaves the number out."""
+    name = "./usr/share/doc/swupdate/changelog.Debian.gz"
+    packages = [*system.PACKAGES, guests.KERNELS[architecture], *PEERS]
+    with tarfile.open(guests.debian(architecture, packages)) as archive:
+        file = archive.extractfile(name)
+        assert file is not None, f"{name} is a file"
+        text = gzip.decompress(file.read()).decode("utf-8", "replace")
+    found = re.match(r"swupdate \(([0-9.]+)", text)
+    if found is None:
+        raise BenchError(f"{name} begins with {text[:80]!r}, not with a version")
+    return found[1]
 
 
 def peer(shell: Shell, name: str) -> float:
@@ -165,9 +184,8 @@ def one(ctx: Context, architecture: Architecture, slot_mib: int, copies: int) ->
         shell = Shell(machine)
         install_mib, check_mib = memory(shell)
         shell.run(f"mkdir -p {PLACE} /run/rauc-mount && mount -o ro /dev/nvme1n1 {PLACE} && modprobe loop")
-        swupdate_version = shell.run("dpkg-query -W -f='${source:Upstream-Version}' swupdate")
         versions = {
-            "swupdate": f"SWUpdate {swupdate_version}",
+            "swupdate": f"SWUpdate {swupdate_version(architecture)}",
             "rauc": f"RAUC {shell.run('rauc --version').split()[-1]}",
         }
         peers = {versions[name]: peer(shell, name) for name in versions}

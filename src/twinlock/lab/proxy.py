@@ -99,6 +99,7 @@ class FaultProxy:
     `rate_bytes_s` bounds payload bytes per second over all connections; with `drip` they come one at a time.
     With `tls` clients speak https to the proxy; the way upstream stays plain.
     `down` makes it end every connection at once, as a server that is away; it can be set at any time.
+    `refused` counts the connections that it ended so.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class FaultProxy:
         self._port = port
         self._tls: Final = tls
         self.down = False
+        self.refused = 0
         self._lock: Final = threading.Lock()
         self._to_server = self._to_client = self._payload = self._cuts = 0
         self._seen: list[Exchange] = []
@@ -226,6 +228,7 @@ class FaultProxy:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.down:
+            self.refused += 1
             _reset(writer)
             return
         try:

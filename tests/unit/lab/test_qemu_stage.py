@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from twinlock.agent.api import RETRIES_MAX
 from twinlock.core.errors import error
 from twinlock.lab.qemu import cuts, scenarios
 from twinlock.lab.qemu.build import PANIC
@@ -122,6 +123,7 @@ class Link:
 
     def __init__(self) -> None:
         self.down = False
+        self.refused = 0
         self.faults: list[object] = []
         self.passed = 0
         self.add = self.faults.append
@@ -159,6 +161,9 @@ class Played:
             meanwhile({"state": phase})
             if phase == "armed":
                 self.seen = ("b", "a")
+                while state == "rolled_back" and self.rig.proxy.down:  # the old slot asks in vain
+                    self.rig.proxy.refused += 1
+                    meanwhile({"state": phase})
         now = time.monotonic()
         away = (Gap(now - 40, now - 9, self.service, f"{version} b"),)
         if state == "succeeded":
@@ -211,6 +216,7 @@ def test_an_outage_condemns_no_release() -> None:
     assert result.problems == []
     assert stage.rig.proxy.down is False
     assert any("went back" in step.text for step in result.steps)
+    assert stage.rig.proxy.refused > RETRIES_MAX, "the old slot's run has ended before the server is back"
     again = Played(("rolled_back", "server-unreachable"), ("failed", "release-failed-before"))
     assert any("second attempt" in problem for problem in play("server-down", again).problems)
     assert play("server-down", Played(("succeeded", ""))).problems == []

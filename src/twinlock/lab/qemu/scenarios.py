@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from twinlock.agent.api import RETRIES_MAX
 from twinlock.core.limits import MIB
 from twinlock.core.names import SLOTS
 from twinlock.lab.proxy import Cut
@@ -30,6 +31,8 @@ REPEATED_BYTES_MAX: Final = 2 * MIB  # one part for each of two connections that
 CUTS_BYTES: Final = (20_000, 60_000)
 POWER_CUTS: Final = 3
 _COME_BACK_CPU_S_MAX: Final = 900.0
+# A run whose way to the server is broken asks so often at most, and ends: twice that holds a whole run.
+_ASKED_IN_VAIN: Final = 2 * (1 + RETRIES_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,19 +208,28 @@ def server_down(stage: Stage, recorder: Recorder, version: str) -> None:
     """The server is away just when the new release has to prove itself: nobody's fault, so no release's.
 
     With required health checks of its own a device may stay on the new release; else it goes back, and takes
-    the same release at the next attempt.
+    the same release at the next attempt. The old release is the control: the server stays away until that has
+    asked in vain, too, since what only the new one cannot reach is the new one's fault.
     """
     before = stage.service
+    asked = -1
     _release(stage, recorder, version)
     told = [False]
 
     def meanwhile(found: dict[str, Any]) -> None:
+        nonlocal asked
+        proxy = stage.rig.proxy
         if found["state"] == "armed" and not told[0]:
-            stage.rig.proxy.down = told[0] = True
+            proxy.down = told[0] = True
             recorder.note("the server goes away before the new release has booted")
-        if stage.rig.proxy.down and len(stage.boots(since)) > 1 and stage.service == before:
-            stage.rig.proxy.down = False
-            recorder.note("the device went back; the server returns")
+        if not proxy.down or len(stage.boots(since)) < 2 or stage.service != before:
+            return
+        if asked < 0:
+            asked = proxy.refused
+            recorder.note("the device went back, and does not reach the server either")
+        elif proxy.refused > asked + _ASKED_IN_VAIN:
+            proxy.down = False
+            recorder.note("the server returns")
 
     since = stage.device.machine.console.position()
     done = _update(stage, recorder, version, meanwhile)

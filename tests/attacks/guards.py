@@ -24,6 +24,7 @@ from typing import Final
 
 from tests.attacks.guard_edits import Edit, agent, core
 from tests.attacks.guards_device import DEVICE
+from tests.attacks.guards_director import DIRECTED
 from tests.attacks.guards_payload import PAYLOADS
 from tests.attacks.guards_server import SERVER
 from tests.attacks.guards_transport import TRANSPORT
@@ -160,6 +161,7 @@ GUARDS: Final[dict[str, tuple[Edit, ...]]] = {
         "trust.verifier", "self.floors = floors.forget(self.floors)", "return"
     ),
     **DEVICE,
+    **DIRECTED,
     **PAYLOADS,
     **SERVER,
     **TRANSPORT,
@@ -244,7 +246,7 @@ _SERVER_LIBRARIES: Final = ("httpx", "sqlalchemy", "starlette.applications", "uv
 
 def _preload(tests: Sequence[str]) -> None:
     """What these tests need and no guard is in, so that each fork starts with it."""
-    is_server = any(test.startswith("test_server.") for test in tests)
+    is_server = any(test.startswith(("test_server.", "test_directed.")) for test in tests)
     for name in (*_LIBRARIES, *(_SERVER_LIBRARIES if is_server else ())):
         importlib.import_module(name)
 

@@ -37,7 +37,7 @@ DEVICE: Final[dict[str, tuple[Edit, ...]]] = {
     ),
     "test_device.test_case_36_no_root_is_built_in": agent(
         "metadata",
-        "pinned = store.read(PINNED, size_bytes_max)",
-        'pinned = store.read(PINNED, size_bytes_max) or b"{}"',
+        "pinned = store.read(name, size_bytes_max)",
+        'pinned = store.read(name, size_bytes_max) or b"{}"',
     ),
 }

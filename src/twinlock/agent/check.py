@@ -22,6 +22,7 @@ from twinlock import __version__
 from twinlock.agent import decide, evidence, identity, memory, session, usage
 from twinlock.agent import plan as plans
 from twinlock.agent.api import DeviceApi
+from twinlock.agent.director import Director, is_directed
 from twinlock.agent.metadata import MetadataClient
 from twinlock.agent.outbox import Outbox
 from twinlock.agent.plan import CHECKED, CheckAnswer, CheckRequest, Job, Plan
@@ -29,6 +30,7 @@ from twinlock.core import device_key, limits, protocol
 from twinlock.core.errors import TwinlockError, error
 from twinlock.core.names import check_name, check_version, release_name
 from twinlock.core.payload.libraries import shared
+from twinlock.core.trust.director import check_agreement, check_assigned
 
 if TYPE_CHECKING:
     import argparse
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     from twinlock.agent.config import Config
     from twinlock.agent.ports import Ports
+    from twinlock.core.trust.director import Directed
 
     M = TypeVar("M", bound=msgspec.Struct)
 
@@ -96,6 +99,10 @@ class Check:
             ports.network, ports.clock, ports.random, self._config.network, self._config.server
         )
         self._session = session.load(self._store, ports.clock.now_s())
+        self._directed: Directed | None = None
+        self._director: Director | None = None
+        if is_directed(self._store, self._config):
+            self._director = Director(ports, self._config, self._identity.device_id)
 
     def _open_session(self) -> session.Session:
         """A new session, by signing the server's challenge with the device's key."""
@@ -192,13 +199,18 @@ class Check:
             floor=request.floor,
             agent=__version__,
             state=request.phase,
-            abilities=(*ABILITIES, *shared()),
+            abilities=(*ABILITIES, *self._wishes(), *shared()),
         )
         answer = self._call("poll", message, protocol.PollAnswer)
         wait_s = min(max(answer.wait_s, limits.POLL_WAIT_S_MIN), limits.POLL_WAIT_S_MAX)
         self._answer = msgspec.structs.replace(self._answer, wait_s=wait_s)
+        if self._director is not None:
+            self._directed = self._director.take(answer.director)
         if answer.assignment is not None:
             self._take(answer.assignment)
+
+    def _wishes(self) -> tuple[str, ...]:
+        return () if self._director is None else (protocol.ABILITY_DIRECTOR,)
 
     def _take(self, assignment: protocol.Assignment) -> None:
         _check_assignment(assignment)
@@ -226,6 +238,9 @@ class Check:
         client = self._metadata()
         client.refresh()
         signed, claims = client.claims(release_name(assignment.product, assignment.version))
+        if self._director is not None:
+            assert self._directed is not None
+            check_assigned(self._directed, signed)
         runs = self._runs(assignment)
         decide.check_fits(
             claims,
@@ -316,6 +331,7 @@ class Check:
         """Shows that this system could take a next release: fresh metadata, and a manifest through it."""
         client = self._metadata()
         client.refresh()
+        directed = self._prove_director()
         running = self._request.running
         if not running.version:
             return
@@ -326,7 +342,21 @@ class Check:
             if problem.code == "release-unknown":  # withdrawn meanwhile; the way to it was proven
                 return
             raise
+        if directed is not None and directed.release is not None and directed.release.path == name:
+            check_agreement(signed, directed.release)
         client.manifest(signed, claims)
+
+    def _prove_director(self) -> Directed | None:
+        """Shows that this system follows its director: one with a wrong root would take no release again."""
+        if self._director is None:
+            return None
+        try:
+            answer = self._call("director", protocol.DirectorRequest(), protocol.DirectorAnswer)
+        except TwinlockError as problem:
+            if problem.code != "not-found":
+                raise
+            raise error("director-missing", f"the server has no director: {problem.what}") from problem
+        return self._director.take(answer)
 
 
 def _check_assignment(assignment: protocol.Assignment) -> None:

@@ -6,6 +6,7 @@ product = "demo"
 device_id = "..."                        # optional; else derived from the device's key
 state = "/var/lib/twinlock"
 root = "/etc/twinlock/root.json"         # optional: the pinned root of trust, unless the state folder has one
+director = "/etc/twinlock/director.json" # optional: the director's root; then nothing is installed without it
 
 [slots.a]                                # offset_bytes and size_bytes for a part of a larger file
 path = "/dev/mmcblk0p2"
@@ -190,6 +191,7 @@ class Config(_Table, frozen=True):
     slots: dict[str, SlotConfig]
     boot: BootConfig
     root: Path | None = None
+    director: Path | None = None
     device_id: str = ""
     reboot: RebootConfig = RebootConfig()
     health: HealthConfig = HealthConfig()
@@ -255,6 +257,7 @@ def _check(config: Config) -> None:
         *_loader_rules(boot),
         (config.state.is_absolute(), "state is not an absolute path"),
         (config.root is None or config.root.is_absolute(), "root is not an absolute path"),
+        (config.director is None or config.director.is_absolute(), "director is not an absolute path"),
         (
             not any(
                 _holds(slot, boot, offset) for slot in config.slots.values() for offset in boot.offset_bytes

@@ -35,15 +35,16 @@ FOLDER: Final = "metadata"
 TRUST: Final = "trust.json"
 
 
-class _Files(RoleFiles):
-    """Role files in their folder, the floors outside of it."""
+class FilesApart(RoleFiles):
+    """Role files in their folder, the floors (`trust`) outside of it."""
 
-    def __init__(self, store: Store) -> None:
-        super().__init__(store, FOLDER)
+    def __init__(self, store: Store, folder: str = FOLDER, trust: str = TRUST) -> None:
+        super().__init__(store, folder)
         self._root_store = store
+        self._trust = trust
 
     def load_floors(self) -> Floors:
-        data = self._root_store.read(TRUST, 2 * limits.METADATA_SIZE_BYTES_MAX["snapshot"])
+        data = self._root_store.read(self._trust, 2 * limits.METADATA_SIZE_BYTES_MAX["snapshot"])
         if data is None:
             return Floors()
         try:
@@ -51,27 +52,27 @@ class _Files(RoleFiles):
         except (msgspec.MsgspecError, UnicodeDecodeError) as problem:
             raise error(
                 "metadata-malformed",
-                f"the versions seen before ({TRUST}) do not parse: {problem}",
+                f"the versions seen before ({self._trust}) do not parse: {problem}",
                 hint="somebody changed the file; the device has to be provisioned again",
             ) from problem
 
     def save_floors(self, floors: Floors) -> None:
-        self._root_store.write(TRUST, msgspec.json.encode(floors))
+        self._root_store.write(self._trust, msgspec.json.encode(floors))
 
 
-def _pinned(store: Store, path: Path | None) -> bytes:
-    """The root to start from: the state folder's own, else the image's at `path`.
+def pinned_root(store: Store, path: Path | None, name: str = PINNED) -> bytes:
+    """The root to start from: the state folder's own, called `name`, else the image's at `path`.
 
     Raises TrustError `metadata-missing` when there is neither.
     """
     size_bytes_max = limits.METADATA_SIZE_BYTES_MAX["root"]
-    pinned = store.read(PINNED, size_bytes_max)
+    pinned = store.read(name, size_bytes_max)
     if pinned is not None:
         return pinned
-    hint = "provision the device with the repository's root.json"
+    hint = f"provision the device with the repository's {name}"
     if path is None:
         raise error(
-            "metadata-missing", f"the device has no pinned root ({PINNED} in its state folder)", hint=hint
+            "metadata-missing", f"the device has no pinned root ({name} in its state folder)", hint=hint
         )
     try:
         return read_bounded(path, size_bytes_max, "root of trust")
@@ -91,9 +92,9 @@ class MetadataClient:
         self._now_s = memory.trusted_s(store, clock)
         base = f"{server.rstrip('/')}{protocol.REPOSITORY}"
         self._targets = Repository(network, f"{base}/targets")
-        pinned = _pinned(store, root)
+        pinned = pinned_root(store, root)
         now = datetime.fromtimestamp(self._now_s, UTC)
-        self._client = Client(Repository(network, f"{base}/metadata"), _Files(store), now, pinned)
+        self._client = Client(Repository(network, f"{base}/metadata"), FilesApart(store), now, pinned)
         self._consistent = False
 
     def refresh(self) -> None:

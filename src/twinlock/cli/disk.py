@@ -37,6 +37,14 @@ RootOption = Annotated[
     Path | None,
     typer.Option("--root", metavar="FILE", help="The root of trust (1.root.json) for the image."),
 ]
+DirectorOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--director",
+        metavar="FILE",
+        help="The director's root (1.root.json): the device then takes no release without its word.",
+    ),
+]
 CaFileOption = Annotated[
     Path | None,
     typer.Option("--ca-file", help="Certificates (PEM) to trust for the server, for the image."),
@@ -129,6 +137,7 @@ def install(
         ),
     ] = None,
     root: RootOption = None,
+    director: DirectorOption = None,
     ca_file: CaFileOption = None,
     recovery: Annotated[
         bool, typer.Option("--recovery", help="The tree is the recovery system's, not a slot's.")
@@ -148,6 +157,7 @@ def install(
             poll_s=poll_s,
             critical_units=tuple(critical or ()),
             root=root,
+            director=director,
             ca_file=ca_file,
         ),
         packages=packages,

@@ -178,6 +178,9 @@ CATALOGUE: Final[dict[str, Spec]] = {
     "metadata-rollback": Spec(Kind.TRUST, _REPORT + "; an older state of the repository was offered"),
     "metadata-mismatch": Spec(Kind.TRUST, _REPORT),
     "metadata-device": Spec(Kind.TRUST, _REPORT + "; it was signed for another device"),
+    "director-missing": Spec(
+        Kind.TRUST, "set up the server's director: this device takes no release without one"
+    ),
     "metadata-missing": Spec(Kind.TRUST, "the repository is incomplete; publish again"),
     "release-unknown": Spec(Kind.TRUST, "the signed metadata does not list it; publish it first"),
     "manifest-malformed": Spec(Kind.TRUST, _REPORT + "; " + _REPACK),

@@ -8,12 +8,15 @@
 | POST /device/v1/poll                | PollRequest      | PollAnswer          (bearer token)        |
 | POST /device/v1/reports             | ReportBatch      | ReportAnswer        (bearer token)        |
 | POST /device/v1/evidence            | SignedEvidence   | EvidenceAnswer      (bearer token)        |
+| POST /device/v1/director            | DirectorRequest  | DirectorAnswer      (bearer token)        |
 | GET  /device/v1/payloads/SHA256     |                  | payload bytes, ranges (bearer token)      |
 | GET  /repository/metadata/NAME.json |                  | signed metadata                           |
 | GET  /repository/targets/PATH       |                  | manifests, named by hash                  |
+| GET  /director/metadata/N.root.json |                  | the director's roots                      |
 
 Every failure is answered with `ErrorAnswer` and a code of `twinlock.core.errors`. Unknown fields are refused
-in both directions: a field with a meaning that one side does not know must not be ignored by it.
+in both directions: a field with a meaning that one side does not know must not be ignored by it. So what
+came later is sent only to who asks for it: a poll's answer has `director` for a device with that ability.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ from twinlock.core.errors import error
 
 PREFIX: Final = "/device/v1"
 REPOSITORY: Final = "/repository"
+DIRECTOR: Final = "/director"
+ABILITY_DIRECTOR: Final = "director"
 
 Outcome = Literal["succeeded", "failed", "rolled_back", "lost"]
 ReportState = Literal["downloading", "armed", "trial", "succeeded", "failed", "rolled_back", "idle"]
@@ -120,11 +125,33 @@ class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     payloads: tuple[PayloadOffer, ...]
 
 
+class DirectorRequest(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
+    """A device asks for the director's answer alone, as its health gate does."""
+
+
+class DirectorAnswer(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
+    """What the director signed for this device: three metadata files, byte for byte (see `trust.director`).
+
+    `root_version` is the director's newest root that the server has. It is not signed, and only spares the
+    device the question whether there is a newer one than its own.
+    """
+
+    targets: bytes
+    snapshot: bytes
+    timestamp: bytes
+    root_version: int = 0
+
+
 class PollAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """What to do now, and when to ask again."""
+    """What to do now, and when to ask again. `director` is for devices with the ability of that name."""
 
     wait_s: int
     assignment: Assignment | None = None
+    director: DirectorAnswer | None = None
 
 
 class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):

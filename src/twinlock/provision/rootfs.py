@@ -41,6 +41,7 @@ LIBRARY: Final = "usr/lib/twinlock"
 PYTHON_PATH: Final = "usr/lib/twinlock/python"
 KERNEL_TABLE: Final = "usr/lib/twinlock/kernel"
 ROOT: Final = "etc/twinlock/root.json"
+DIRECTOR: Final = "etc/twinlock/director.json"
 CA_FILE: Final = "etc/twinlock/ca.pem"
 ENROL_RETRY_S: Final = 60
 CA_FILE_SIZE_BYTES_MAX: Final = 4 * limits.MIB
@@ -73,8 +74,9 @@ _WANTED_BY: Final = {
 class AgentOptions:
     """Who this device talks to, and as what.
 
-    `root` is the repository's root of trust (1.root.json), `ca_file` the certificates to trust for its
-    server; both become part of the image. Without `device_id` a device is called after its own key.
+    `root` is the repository's root of trust (1.root.json), `director` the director's, without whose word
+    the device then takes no release, `ca_file` the certificates to trust for its server; all become part of
+    the image. Without `device_id` a device is called after its own key.
     """
 
     server: str
@@ -87,6 +89,7 @@ class AgentOptions:
     critical_units: tuple[str, ...] = ()  # without which a release does not stay
     trial_s: int = 900  # for a trial's verdict; then the device reboots and the loader counts the try
     root: Path | None = None
+    director: Path | None = None
     ca_file: Path | None = None
     device_id: str = ""
     deadline_s: int | None = None  # for the gate of a trial to reach the server; None: the agent's own
@@ -155,6 +158,7 @@ def agent_config(options: RootfsOptions) -> str:
             f"hardware = {quoted(agent.hardware)}",
             f"state = {quoted(options.data_mount + '/identity/agent')}",
             *([f"root = {quoted('/' + ROOT)}"] if agent.root else []),
+            *([f"director = {quoted('/' + DIRECTOR)}"] if agent.director else []),
             *([f"device_id = {quoted(agent.device_id)}"] if agent.device_id else []),
             "",
             "[slots.a]",
@@ -344,6 +348,9 @@ def _install_configuration(tree: _Tree, options: RootfsOptions) -> None:
     if agent.root is not None:
         root = read_bounded(agent.root, limits.METADATA_SIZE_BYTES_MAX["root"], "root of trust")
         tree.write(ROOT, _text(root, agent.root))
+    if agent.director is not None:
+        root = read_bounded(agent.director, limits.METADATA_SIZE_BYTES_MAX["root"], "director's root")
+        tree.write(DIRECTOR, _text(root, agent.director))
     if agent.ca_file is not None:
         certificates = read_bounded(agent.ca_file, CA_FILE_SIZE_BYTES_MAX, "certificates")
         tree.write(CA_FILE, _text(certificates, agent.ca_file))

@@ -9,11 +9,12 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Mount, Route, Router
 
-from twinlock.core.protocol import REPOSITORY
+from twinlock.core.protocol import DIRECTOR, REPOSITORY
 from twinlock.server.blobs.metadata import MetadataFiles
 from twinlock.server.blobs.payloads import PayloadFiles
-from twinlock.server.clock import Clock, SystemClock
-from twinlock.server.device_api.routes import device_routes, repository_routes
+from twinlock.server.clock import Clock, SystemClock, now_utc
+from twinlock.server.device_api.routes import device_routes, director_routes, repository_routes
+from twinlock.server.director.folder import DirectorFolder
 from twinlock.server.http_answers import HANDLERS, FaultBoundary
 from twinlock.server.operator_api.routes import PREFIX as OPERATOR_PREFIX
 from twinlock.server.operator_api.routes import Parts, operator_app
@@ -34,11 +35,12 @@ def create_app(settings: Settings, *, clock: Clock | None = None, login_once: st
 
     `login_once` is a secret that logs a browser in once, at /login/SECRET. `app.state.start()` opens the
     database before the lifespan does, for a caller who wants its errors. Raises what reading the server's
-    secret and root raises.
+    secret, root and director raises.
     """
     clock = clock or SystemClock()
     secret = read_secret(settings)
     pinned = read_root(settings, clock)
+    director = DirectorFolder(settings.folder).load(now_utc(clock), settings.director_answer_s)
     database = SqlDatabase(settings.url)
     payloads = PayloadFiles(settings.payloads, settings.temporary, settings.free_bytes_min)
     metadata = MetadataFiles(settings.repository)
@@ -58,7 +60,8 @@ def create_app(settings: Settings, *, clock: Clock | None = None, login_once: st
             database.close()
 
     routes = [
-        *device_routes(database, payloads, settings, secret, clock),
+        *device_routes(database, payloads, settings, secret, clock, director),
+        _mount(DIRECTOR, director_routes(director)),
         _mount(REPOSITORY, repository_routes(metadata)),
         Mount(OPERATOR_PREFIX, operator_app(operators)),
         *web_routes(database, secret, settings.page_open, OneTimeLogin(login_once), clock),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from twinlock.server.devices.evidence import EvidenceStore
     from twinlock.server.devices.model import CheckIn, Status
     from twinlock.server.devices.ports import DeviceStore
+    from twinlock.server.director.answers import DirectorStore, Kept
     from twinlock.server.enrolment.ports import EnrolmentStore
     from twinlock.server.releases.ports import ReleaseStore
     from twinlock.server.rollouts.ports import ReportStore, RolloutStore
@@ -51,13 +52,19 @@ class Transaction(Protocol):
     @property
     def evidence(self) -> EvidenceStore: ...
     @property
+    def director(self) -> DirectorStore: ...
+    @property
     def audit(self) -> AuditStore: ...
     @property
     def operators(self) -> Operators: ...
 
 
 class PollView(msgspec.Struct, frozen=True, gc=False):
-    """All that a poll's answer is made from. `newest_to_all` is the newest open rollout to all devices."""
+    """All that a poll's answer is made from. `newest_to_all` is the newest open rollout to all devices.
+
+    `entry_sha256` is of what the image repository signed of the release; `directed` is what the director
+    said last.
+    """
 
     status: Status
     hardware: str
@@ -71,6 +78,8 @@ class PollView(msgspec.Struct, frozen=True, gc=False):
     product: str
     version: str
     image_sha256: str
+    entry_sha256: str = ""
+    directed: Kept | None = None
 
 
 class Database(Protocol):

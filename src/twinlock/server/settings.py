@@ -2,6 +2,7 @@
 
 DIR/server.toml                      this file
 DIR/root.json                        the pinned root of trust that `twinlock server init` was given
+DIR/director/                        the director's keys (0600) and roots (see `director.folder`)
 DIR/secret.key                       32 random bytes (0600) behind challenges, sessions, cookies
 DIR/twinlock.db                      the database, unless `database_url` names another
 DIR/repository/metadata, /targets    signed metadata and manifests, served byte for byte
@@ -22,6 +23,7 @@ import msgspec
 from twinlock.core import limits
 from twinlock.core.durable import read_bounded
 from twinlock.core.errors import error
+from twinlock.core.trust.director import LIFETIME_S_MAX, LIFETIME_S_MIN
 
 CONFIG_NAME: Final = "server.toml"
 SECRET_NAME: Final = "secret.key"  # noqa: S105  a file's name
@@ -45,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """How long a device that waits for the operator asks again after."""
     session_s: int = 24 * 3600
     """How long a device's session token is good for."""
+    director_answer_s: int = 7 * 24 * 3600
+    """How long what the director signs for a device lives; it is signed anew after half of that."""
     free_bytes_min: int = 64 * limits.MIB
     """An upload that would leave less free space than this is refused."""
     payload_size_bytes_max: int = limits.PAYLOAD_SIZE_BYTES_MAX
@@ -75,6 +79,7 @@ _BOUNDS: Final = {
     "poll_wait_s": (limits.POLL_WAIT_S_MIN, limits.POLL_WAIT_S_MAX),
     "enrolment_wait_s": (1, limits.POLL_WAIT_S_MAX),
     "session_s": (60, 7 * 24 * 3600),
+    "director_answer_s": (LIFETIME_S_MIN, LIFETIME_S_MAX),
     "free_bytes_min": (0, 1 << 50),
     "payload_size_bytes_max": (1, limits.PAYLOAD_SIZE_BYTES_MAX),
 }

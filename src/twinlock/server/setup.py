@@ -18,6 +18,8 @@ from twinlock.core.names import check_name
 from twinlock.core.trust.verifier import TrustedSet
 from twinlock.server.audit.chain import append
 from twinlock.server.clock import Clock, SystemClock, now_ms, now_utc
+from twinlock.server.director import folder as directors
+from twinlock.server.director.folder import DirectorFolder
 from twinlock.server.operators import hash_of, make_token
 from twinlock.server.settings import CONFIG_NAME, ROOT_NAME, SECRET_NAME, SECRET_SIZE_BYTES, Settings
 from twinlock.server.store.database import SqlDatabase
@@ -45,10 +47,12 @@ def initialise(
     database_url: str = "",
     poll_wait_s: int | None = None,
     page_open: bool = False,
+    director: tuple[bytes, bytes] | None = None,
     clock: Clock | None = None,
 ) -> str:
     """Makes a server in `folder` (new or empty) that trusts this root; returns the operator's token.
 
+    `director` is the director's root and the PEM of its online key, which the root names.
     The token is shown this once; the server keeps a hash. Raises InputError `input-exists` when the folder
     holds something, TrustError when the root is malformed, not signed by itself or expired, and what the
     file system and the database refuse.
@@ -64,6 +68,10 @@ def initialise(
         write_atomic(folder / SECRET_NAME, secrets.token_bytes(SECRET_SIZE_BYTES), mode=0o600)
         write_atomic(folder / ROOT_NAME, root)
         write_atomic(folder / f"repository/metadata/{trusted.root.version}.root.json", root)
+    if director is not None:
+        own = DirectorFolder(folder)
+        own.add_key(director[1])
+        own.add_root(director[0], now_utc(clock))
     settings = Settings(folder=folder, database_url=database_url)
     token = add_operator(settings, OPERATOR, clock)
     with os_errors(f"folder {folder}"):
@@ -86,6 +94,31 @@ def add_operator(settings: Settings, name: str, clock: Clock | None = None) -> s
     finally:
         database.close()
     return token
+
+
+def add_director_key(settings: Settings, private_pem: bytes, clock: Clock | None = None) -> str:
+    """Keeps an online key of the director's; its id. Serves from the next start, once a root names it."""
+    key = DirectorFolder(settings.folder).add_key(private_pem)
+    _note(settings, clock, "director-key-added", key.keyid)
+    return key.keyid
+
+
+def add_director_root(settings: Settings, root: bytes, clock: Clock | None = None) -> int:
+    """Keeps a root of the director's; its version. Serves from the next start. Raises as `add_root` does."""
+    version = DirectorFolder(settings.folder).add_root(root, now_utc(clock or SystemClock()))
+    _note(settings, clock, "director-root-added", f"version {version}")
+    return version
+
+
+def _note(settings: Settings, clock: Clock | None, action: str, subject: str) -> None:
+    database = SqlDatabase(settings.url)
+    database.open()
+    try:
+        with database.write() as transaction:
+            at_ms = now_ms(clock or SystemClock())
+            append(transaction.audit, at_ms, f"user {os.getuid()}", action, subject)
+    finally:
+        database.close()
 
 
 def read_secret(settings: Settings) -> bytes:
@@ -116,7 +149,7 @@ def _check_empty(folder: Path) -> None:
             raise error("input-wrong-type", f"{folder} is no folder")
         if (folder / CONFIG_NAME).exists():
             raise error("input-exists", f"{folder} holds a Twinlock server already")
-        ours = {"repository", "payloads", "tmp", SECRET_NAME, ROOT_NAME, "twinlock.db"}
+        ours = {"repository", "payloads", "tmp", SECRET_NAME, ROOT_NAME, directors.NAME, "twinlock.db"}
         strange = sorted(path.name for path in folder.iterdir() if not path.name.startswith(tuple(ours)))
         if strange:
             raise error("input-exists", f"{folder} is not empty: {strange[0]!r} is in it")

@@ -15,7 +15,7 @@ from twinlock.server.device_api.calls import BATCH_SIZE_BYTES_MAX
 from twinlock.server.operator_api.models import PUBLICATION_SIZE_BYTES_MAX
 
 OPEN_CALLS = ["/device/v1/enrol", "/device/v1/challenge", "/device/v1/session"]
-SESSION_CALLS = ["/device/v1/poll", "/device/v1/reports"]
+SESSION_CALLS = ["/device/v1/poll", "/device/v1/reports", "/device/v1/director"]
 OPERATOR_CALLS = [
     "/api/v1/releases",
     "/api/v1/metadata",

@@ -95,6 +95,20 @@ class Client:
         self._trusted = trusted
         return trusted
 
+    def follow_roots(self) -> TrustedSet:
+        """Trust in the newest root alone, for metadata that comes another way than by `Fetch`.
+
+        The roots and the floors that go with them are kept. Raises as `refresh` does.
+        """
+        floors = self._store.load_floors()
+        trusted = self._first_root(floors)
+        try:
+            self._roots(trusted)
+        finally:
+            if trusted.floors != floors:
+                self._store.save_floors(trusted.floors)
+        return trusted
+
     def find(self, name: str) -> TargetFile:
         """What is signed of `name`, fetching the delegated roles that it takes; refreshes first if needed.
 

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from twinlock.core import limits
 from twinlock.core.errors import error
 from twinlock.core.names import check_device_id
+from twinlock.core.protocol import DirectorAnswer as Answer
 from twinlock.core.trust import canonical, hashes
 from twinlock.core.trust.verifier import CUSTOM_KEY, Floors, TrustedSet
 
@@ -34,19 +35,14 @@ if TYPE_CHECKING:
 
     from tuf.api.metadata import TargetFile
 
+__all__ = ["Answer", "Directed", "OnlineKey", "agreed_release", "check_agreement", "check_answer"]
+__all__ += ["check_assigned", "online_key", "sign_answer", "verify_answer"]
+
 SPEC_VERSION: Final = "1.0.33"
 LIFETIME_S_MIN: Final = 24 * 3600
 LIFETIME_S_MAX: Final = 7 * 24 * 3600
 RELEASES_MAX: Final = 1
 DEVICE_FIELD: Final = "device"
-
-
-class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The three signed files, to be handed to the device as they are."""
-
-    targets: bytes
-    snapshot: bytes
-    timestamp: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +145,11 @@ def verify_answer(
     trusted = TrustedSet(root, now, floors)
     for data in newer_roots:
         trusted.update_root(data)
+    return check_answer(trusted, answer, device_id)
+
+
+def check_answer(trusted: TrustedSet, answer: Answer, device_id: str) -> Directed:
+    """As `verify_answer`, from a set whose roots were followed already; keep the floors that it gives."""
     trusted.update_timestamp(answer.timestamp)
     trusted.update_snapshot(answer.snapshot)
     trusted.update_targets(answer.targets)
@@ -180,6 +181,17 @@ def agreed_release(directed: Directed, find: Callable[[str], TargetFile]) -> Tar
     image = find(directed.release.path)
     check_agreement(image, directed.release)
     return image
+
+
+def check_assigned(directed: Directed, assigned: TargetFile) -> None:
+    """Raises TrustError `metadata-mismatch` unless the director names the release that is assigned.
+
+    `assigned` is what the image repository says of the release that the server assigned, without a signature.
+    """
+    if directed.release is None:
+        what = f"the server assigns {assigned.path[:80]!r}, the director no release"
+        raise error("metadata-mismatch", what)
+    check_agreement(assigned, directed.release)
 
 
 def check_agreement(image: TargetFile, directed: TargetFile) -> None:

@@ -14,6 +14,8 @@ from twinlock.core.protocol import (
     Assignment,
     ChallengeAnswer,
     ChallengeRequest,
+    DirectorAnswer,
+    DirectorRequest,
     EnrolAnswer,
     EnrolRequest,
     EvidenceAnswer,
@@ -29,6 +31,7 @@ from twinlock.core.protocol import (
 from twinlock.server.clock import now_ms
 from twinlock.server.devices import evidence
 from twinlock.server.devices.model import CheckIn, Facts, Status, facts_of
+from twinlock.server.director import answers as director
 from twinlock.server.enrolment import service as enrolment
 from twinlock.server.enrolment import sessions
 from twinlock.server.http_answers import answer
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from twinlock.server.clock import Clock
+    from twinlock.server.director.answers import Director
     from twinlock.server.ports import Database, PollView
     from twinlock.server.settings import Settings
 
@@ -58,6 +62,7 @@ class DeviceCalls:
     settings: Settings
     secret: bytes
     clock: Clock
+    director: Director | None = None
 
     async def enrol(self, request: Request) -> Response:
         """POST /enrol"""
@@ -118,8 +123,36 @@ class DeviceCalls:
         at_ms = now_ms(self.clock)
         self.database.check_in(CheckIn(device_id, at_ms, facts))
         view = await self._settled(device_id, view, facts, at_ms)
-        assignment = await self._assignment(view, facts) if rollouts.is_offered(view) else None
-        return answer(PollAnswer(wait_s=self.settings.poll_wait_s, assignment=assignment))
+        offered = rollouts.is_offered(view)
+        directed = None
+        if self.director is not None and director.asks(facts):
+            directed = await self._directed(self.director, device_id, view)
+            offered = offered and bool(view.entry_sha256)
+        assignment = await self._assignment(view, facts) if offered else None
+        return answer(PollAnswer(wait_s=self.settings.poll_wait_s, assignment=assignment, director=directed))
+
+    async def directed(self, request: Request) -> Response:
+        """POST /director: what the last poll's answer would say now, without being one."""
+        device_id, view = await self.authorise(request)
+        decode_request(await read_body(request), DirectorRequest)
+        if self.director is None:
+            raise error("not-found", "this server has no director")
+        return answer(await self._directed(self.director, device_id, view))
+
+    async def _directed(self, own: Director, device_id: str, view: PollView) -> DirectorAnswer:
+        """What the director says of this view; signed anew, in a transaction, only when it must be.
+
+        A release that the director cannot name yet (nothing was published since it began) is not offered.
+        """
+        offered = rollouts.is_offered(view) and bool(view.entry_sha256)
+        basis, at_ms = director.basis_of(own, view, offered=offered), now_ms(self.clock)
+        kept = view.directed
+        if kept is None or not director.in_force(own, kept, basis, at_ms):
+            release_id = view.release_id if offered else 0
+            kept = await self.database.submit(
+                lambda t: director.issue(t, own, device_id, release_id, basis, at_ms)
+            )
+        return director.decode(kept)
 
     async def _settled(self, device_id: str, view: PollView, facts: Facts, at_ms: int) -> PollView:
         """The view after new rollouts to all are matched, an assignment with nothing to do is closed, and a

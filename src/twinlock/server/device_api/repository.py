@@ -18,9 +18,11 @@ from twinlock.core.names import check_name, check_sha256_hex, check_version
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from twinlock.server.director.answers import Director
     from twinlock.server.releases.ports import MetadataFolder
 
 _METADATA: Final = re.compile(r"(?:timestamp|[1-9][0-9]{0,9}\.(?:root|targets|snapshot))\.json", re.ASCII)
+_ROOT: Final = re.compile(r"([1-9][0-9]{0,9})\.root\.json", re.ASCII)
 _MANIFEST: Final = re.compile(r"([^/]{1,64})/([0-9a-f]{64})\.([^/]{1,64})\.manifest", re.ASCII)
 _FOREVER: Final = "public, immutable, max-age=31536000"
 
@@ -51,6 +53,24 @@ class RepositoryCalls:
             data = await run_in_threadpool(self.folder.read_manifest, *match.groups())
         if data is None:
             raise error("not-found", f"this repository has no manifest {path[:200]!r}")
+        return Response(data, media_type="application/json", headers={"Cache-Control": _FOREVER})
+
+
+@dataclass(frozen=True, slots=True)
+class DirectorRoots:
+    """Handler of /director: the roots that lead to the online key."""
+
+    director: Director | None
+
+    async def root(self, request: Request) -> Response:
+        """GET /metadata/N.root.json"""
+        name: str = request.path_params["name"]
+        match = _ROOT.fullmatch(name)
+        data = None
+        if match is not None and self.director is not None:
+            data = self.director.roots.get(int(match[1]))
+        if data is None:
+            raise error("not-found", f"the director has no root {name[:80]!r}")
         return Response(data, media_type="application/json", headers={"Cache-Control": _FOREVER})
 
 

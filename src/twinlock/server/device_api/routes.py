@@ -12,13 +12,14 @@ from twinlock.core.names import check_sha256_hex
 from twinlock.core.protocol import PREFIX
 from twinlock.server.device_api.calls import DeviceCalls
 from twinlock.server.device_api.downloads import payload_response
-from twinlock.server.device_api.repository import RepositoryCalls
+from twinlock.server.device_api.repository import DirectorRoots, RepositoryCalls
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
     from twinlock.server.clock import Clock
+    from twinlock.server.director.answers import Director
     from twinlock.server.ports import Database
     from twinlock.server.releases.ports import MetadataFolder, PayloadFolder
     from twinlock.server.settings import Settings
@@ -40,20 +41,32 @@ class Downloads:
 
 
 def device_routes(
-    database: Database, payloads: PayloadFolder, settings: Settings, secret: bytes, clock: Clock
+    database: Database,
+    payloads: PayloadFolder,
+    settings: Settings,
+    secret: bytes,
+    clock: Clock,
+    director: Director | None = None,
 ) -> list[Route]:
     """What is under /device/v1, each with its whole path: one lookup less than a mount, at every poll."""
-    calls = DeviceCalls(database, settings, secret, clock)
+    calls = DeviceCalls(database, settings, secret, clock, director)
     downloads = Downloads(calls, payloads)
     return [
         Route(f"{PREFIX}/poll", calls.poll, methods=["POST"]),
         Route(f"{PREFIX}/reports", calls.reports, methods=["POST"]),
         Route(PREFIX + "/payloads/{sha256}", downloads.payload, methods=["GET"]),
         Route(f"{PREFIX}/evidence", calls.evidence, methods=["POST"]),
+        Route(f"{PREFIX}/director", calls.directed, methods=["POST"]),
         Route(f"{PREFIX}/enrol", calls.enrol, methods=["POST"]),
         Route(f"{PREFIX}/challenge", calls.challenge, methods=["POST"]),
         Route(f"{PREFIX}/session", calls.session, methods=["POST"]),
     ]
+
+
+def director_routes(director: Director | None) -> list[Route]:
+    """What is under /director."""
+    calls = DirectorRoots(director)
+    return [Route("/metadata/{name}", calls.root, methods=["GET"])]
 
 
 def repository_routes(folder: MetadataFolder) -> list[Route]:

@@ -21,11 +21,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from twinlock.core import manifest
-from twinlock.core.errors import error
+from twinlock.core.errors import TrustError, error
+from twinlock.core.names import release_name
 from twinlock.core.payload import container
 from twinlock.core.trust.verifier import check_manifest_bytes, claims_of
 from twinlock.server.audit.chain import append
 from twinlock.server.clock import now_ms, now_utc
+from twinlock.server.director.answers import encode_entry
 from twinlock.server.releases.chain import verify
 from twinlock.server.releases.ports import Release
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from twinlock.server.releases.ports import MetadataFolder, PayloadFolder
 
 PAYLOADS_PER_RELEASE_MAX: Final = 64
+RELEASES_MAX: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class Publisher:
             verified = verify(offered, self.pinned, self.folder, now_utc(self.clock))
             self._write(verified)
             with self.database.write() as transaction:
+                keep_entries(transaction, verified)
                 append(
                     transaction.audit,
                     now_ms(self.clock),
@@ -132,9 +136,23 @@ class Publisher:
             known = transaction.releases.get(made.product, made.version)
             assert known is not None
         transaction.releases.add_payloads(known.release_id, offers)
+        keep_entries(transaction, verified)
         subject = f"{made.product} {made.version}"
         append(transaction.audit, at_ms, actor, "release-published", subject, verified.versions)
         return known
+
+
+def keep_entries(transaction: Transaction, verified: Verified) -> None:
+    """Keeps what the metadata in force says of every release, for the director to repeat it.
+
+    A release that is listed no more keeps its last entry: devices refuse it by the image repository alone.
+    """
+    for release in transaction.releases.newest(RELEASES_MAX):
+        try:
+            signed = verified.trusted.release(release_name(release.product, release.version))
+        except TrustError:
+            continue
+        transaction.director.keep_entry(release.release_id, encode_entry(signed))
 
 
 def check_manifest(verified: Verified, manifest_bytes: bytes) -> tuple[Manifest, str]:

@@ -13,17 +13,27 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from twinlock.core.errors import error
 from twinlock.core.protocol import PayloadOffer
 from twinlock.server.devices.model import CheckIn, Status
+from twinlock.server.director.answers import Kept
 from twinlock.server.ports import PollView
 from twinlock.server.store import dialect
 from twinlock.server.store.audit import SqlAudit
 from twinlock.server.store.devices import SqlDevices
+from twinlock.server.store.director import SqlDirector
 from twinlock.server.store.enrolment import SqlEnrolment, SqlOperators
 from twinlock.server.store.evidence import SqlEvidence
 from twinlock.server.store.migrate import migrate
 from twinlock.server.store.releases import SqlReleases, offer_of
 from twinlock.server.store.reports import SqlReports
 from twinlock.server.store.rollouts import SqlRollouts
-from twinlock.server.store.tables import assignments, devices, release_payloads, releases, rollouts
+from twinlock.server.store.tables import (
+    assignments,
+    devices,
+    director_answers,
+    release_entries,
+    release_payloads,
+    releases,
+    rollouts,
+)
 from twinlock.server.store.writer import Writer
 
 if TYPE_CHECKING:
@@ -57,11 +67,18 @@ _POLL: Final = (
         releases.c.product,
         releases.c.version,
         releases.c.image_sha256,
+        release_entries.c.entry_sha256,
+        director_answers.c.version.label("directed_version"),
+        director_answers.c.basis,
+        director_answers.c.expires_ms,
+        director_answers.c.answer,
     )
     .select_from(
         devices.outerjoin(assignments, assignments.c.assignment_id == devices.c.assignment_id)
         .outerjoin(rollouts, rollouts.c.number == assignments.c.number)
         .outerjoin(releases, releases.c.release_id == rollouts.c.release_id)
+        .outerjoin(release_entries, release_entries.c.release_id == rollouts.c.release_id)
+        .outerjoin(director_answers, director_answers.c.device_id == devices.c.device_id)
     )
     .where(devices.c.device_id == bindparam("device_id"))
 )
@@ -83,6 +100,7 @@ class SqlTransaction:
         self.rollouts: Final = SqlRollouts(connection)
         self.reports: Final = SqlReports(connection)
         self.evidence: Final = SqlEvidence(connection)
+        self.director: Final = SqlDirector(connection)
         self.audit: Final = SqlAudit(connection)
         self.operators: Final = SqlOperators(connection)
 
@@ -147,7 +165,7 @@ class SqlDatabase:
         if not rows:
             return None
         status, hardware, fingerprint, considered, newest, assignment_id, state, rollout, *rest = rows[0]
-        release_id, product, version, image_sha256 = rest
+        release_id, product, version, image_sha256, entry_sha256, *directed = rest
         return PollView(
             status=Status(status),
             hardware=hardware,
@@ -161,6 +179,8 @@ class SqlDatabase:
             product=product or "",
             version=version or "",
             image_sha256=image_sha256 or "",
+            entry_sha256=entry_sha256 or "",
+            directed=None if directed[0] is None else Kept(*directed),
         )
 
     async def offers(self, release_id: int) -> tuple[PayloadOffer, ...]:

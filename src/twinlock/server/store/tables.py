@@ -205,6 +205,24 @@ evidence = Table(
     Column("signature", LargeBinary, nullable=False),
 )
 
+release_entries = Table(
+    "release_entries",
+    metadata,
+    Column("release_id", Integer, ForeignKey("releases.release_id"), primary_key=True, autoincrement=False),
+    Column("entry", Text, nullable=False),
+    Column("entry_sha256", _SHA256, nullable=False),
+)
+
+director_answers = Table(
+    "director_answers",
+    metadata,
+    Column("device_id", _DEVICE_ID, ForeignKey("devices.device_id"), primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("basis", String(192), nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    Column("answer", LargeBinary, nullable=False),
+)
+
 audit = Table(
     "audit",
     metadata,

@@ -90,6 +90,7 @@ def test_case_20_the_director_names_no_release(tmp_path: Path) -> None:
 def test_case_22_the_answer_for_another_device(tmp_path: Path) -> None:
     """Signed by the director, of the very release, and newer than this device's own: it raises no floor."""
     with director_scene(tmp_path) as scene:
+        assert scene.run() == ""
         scene.offer()
         scene.say(other_device(scene, "1.1"))
         scene.refused("metadata-device")
@@ -155,6 +156,7 @@ def test_case_24_an_answer_past_its_time(tmp_path: Path) -> None:
 def test_case_24_an_answer_by_a_stranger(tmp_path: Path) -> None:
     """All of it is as the director would sign it, but for the key."""
     with director_scene(tmp_path) as scene:
+        assert scene.run() == ""
         made = scene.publish()
         own = online_key(scene.online.signers["targets"][0].private_bytes)
         stranger = online_key(scene.online.new_key().private_bytes)

@@ -182,3 +182,17 @@ def test_case_24_a_directors_key_that_was_taken_away(tmp_path: Path) -> None:
         forged = sign_answer(stolen, scene.device_id, entry, version=1 << 30, now=NOW)
         scene.say(msgspec.structs.replace(forged, root_version=1))
         scene.refused("metadata-signature")
+
+
+def test_what_was_refused_stands_on_the_devices_page(tmp_path: Path) -> None:
+    """The device counts, its signed report tells, the operator sees; a report sent twice counts once."""
+    with director_scene(tmp_path) as scene:
+        assert scene.run() == ""
+        scene.say(None)
+        assert [scene.run() for _ in range(3)] == ["director-missing"] * 3
+        scene.tamper(None)
+        scene.offer()
+        assert scene.run() == ""
+        found = scene.server.operator("GET", f"/devices/{scene.device_id}").json()["attack_indicators"]
+        noted = {one["key"]: one["count"] for one in found if one["kind"] == "refused-by-device"}
+        assert noted == {"director-missing": 3}

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from twinlock import __version__
-from twinlock.agent import decide, evidence, identity, memory, session, usage
+from twinlock.agent import decide, evidence, identity, memory, noticed, session, usage
 from twinlock.agent import plan as plans
 from twinlock.agent.api import DeviceApi
 from twinlock.agent.director import Director, is_directed
@@ -87,6 +87,7 @@ class Check:
                 case "session":
                     self._open_session()
         except TwinlockError as problem:
+            noticed.note(self._store, problem)
             self._answer = msgspec.structs.replace(self._answer, code=problem.code, what=problem.what)
         return self._answer
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from twinlock.agent import noticed
 from twinlock.core import limits
 from twinlock.core.errors import TwinlockError
 from twinlock.core.protocol import FINAL_STATES, Report
@@ -54,7 +55,11 @@ class Outbox:
             elif not final:
                 return False
         seq = self._next()
-        self._store.write(_name(seq), msgspec.json.encode(msgspec.structs.replace(report, seq=seq)))
+        counts = noticed.waiting(self._store)
+        report = msgspec.structs.replace(report, seq=seq, noticed=counts)
+        self._store.write(_name(seq), msgspec.json.encode(report))
+        if counts:
+            noticed.told(self._store)
         self._raise_counter(seq)
         return True
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from twinlock.agent import effects as do
 from twinlock.agent import events as on
-from twinlock.agent import evidence, health, memory, progress
+from twinlock.agent import evidence, health, memory, noticed, progress
 from twinlock.agent import plan as plans
 from twinlock.agent import request as requests
 from twinlock.agent.fetch import Tally
@@ -186,6 +186,7 @@ class Performer:
         try:
             Installer(self._ports, self._config, plan).run()
         except TwinlockError as problem:
+            noticed.note(self._ports.store, problem)
             return on.InstallFailed(problem.code, problem.what)
         return on.Installed(effect.job.trial_id)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Final
 
-from twinlock.agent import memory
+from twinlock.agent import memory, noticed
 from twinlock.agent.plan import Running
 from twinlock.agent.reuse import Held
 from twinlock.agent.session import SessionCredentials
@@ -125,6 +125,7 @@ class Puller:
             except TwinlockError as problem:
                 if problem.kind not in (Kind.TRUST, Kind.COMPATIBILITY) and problem.code != "io-error":
                     raise
+                noticed.note(self._ports.store, problem)
                 self._progress.refused(number)
                 self._ports.display.note(f"segment {number} comes from the full payload: {problem.what}")
                 refused += 1

@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
+from twinlock.agent import noticed
 from twinlock.agent import progress as kept
 from twinlock.agent.fetch import Payload, RangeReader, Source
 from twinlock.core import limits, protocol
@@ -110,12 +111,13 @@ class Transfer:
             try:
                 parts.check_encoded(part, encoded, number)
                 break
-            except TwinlockError:
+            except TwinlockError as problem:
                 if reader is not None:
                     reader.close()
                     reader = None
                 if attempt == REFETCHES_MAX:
                     raise
+                noticed.note(self._store, problem)
         return reader
 
     def _receive(self, reader: RangeReader | None, number: int, encoded: memoryview, end: int) -> RangeReader:
@@ -171,9 +173,10 @@ class Transfer:
             try:
                 index = decode_tail(tail)
                 break
-            except TwinlockError:
+            except TwinlockError as problem:
                 if attempt == REFETCHES_MAX:
                     raise
+                noticed.note(self._store, problem)
         self._store.write(self._name, self._offer.sha256 + tail)
         return index
 

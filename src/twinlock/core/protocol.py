@@ -159,6 +159,8 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     `bytes_fetched` counts body bytes received for this assignment, `bytes_again` those of them that had been
     received before. `time_s` is the device's trusted time in seconds since 1970, 0 when it has none.
+    `noticed` counts, by error code, what the device refused since its last report because it was not what was
+    signed.
     """
 
     device_id: str
@@ -176,6 +178,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     bytes_again: int = 0
     duration_s: float = 0.0
     time_s: int = 0
+    noticed: dict[str, int] = {}  # msgspec copies it for each instance
 
 
 class SignedReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):

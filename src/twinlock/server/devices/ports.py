@@ -65,8 +65,8 @@ class DeviceStore(Protocol):
         """One device as `rows` has it."""
         ...
 
-    def note(self, device_id: str, kind: str, key: str, detail: str, now_ms: int) -> None:
-        """Counts an indicator; at most `INDICATORS_PER_DEVICE_MAX` different ones are kept per device."""
+    def note(self, device_id: str, kind: str, key: str, detail: str, now_ms: int, times: int = 1) -> None:
+        """Counts an indicator `times` more; of a device at most `INDICATORS_PER_DEVICE_MAX` are kept."""
         ...
 
     def indicators(self, device_id: str) -> Sequence[Indicator]:

@@ -9,6 +9,7 @@
 | names no assignment, or one that is not known    | kept as history                                    |
 | names another device's assignment                | kept, noted; that assignment stays as it is        |
 | a second outcome that contradicts the first      | kept, noted; see `state` for which one counts      |
+| counts what the device refused                   | kept, noted by code                                |
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from twinlock.core.protocol import Report, ReportBatch
 from twinlock.server.devices.model import (
     INDICATOR_CONTRADICTION,
     INDICATOR_FOREIGN,
+    INDICATOR_NOTICED,
     INDICATOR_REPORT,
 )
 from twinlock.server.rollouts.model import REPORTS_KEPT_PER_DEVICE, SEQ_MAX, CheckedReport
@@ -103,6 +105,12 @@ def _check_bounds(report: Report) -> None:
         (0 <= report.bytes_again <= SEQ_MAX, "bytes_again is out of bounds"),
         (math.isfinite(report.duration_s) and 0 <= report.duration_s <= 1e9, "duration_s is out of bounds"),
         (0 <= report.time_s <= 1 << 40, "time_s is out of bounds"),
+        (len(report.noticed) <= limits.NOTICED_CODES_MAX, "it counts too many codes"),
+        (all(map(_is_code, report.noticed)), "a counted code is none"),
+        (
+            all(1 <= count <= limits.NOTICED_COUNT_MAX for count in report.noticed.values()),
+            "a count is out of bounds",
+        ),
     )
     for holds, what in rules:
         if not holds:
@@ -129,10 +137,23 @@ def record(
             fresh[seq] = one
     for one in fresh.values():
         transaction.reports.add(one, now_ms)
+        _note_refusals(transaction, device_id, one.report, now_ms)
         _advance(transaction, device_id, one.report, now_ms)
     if fresh:
         transaction.reports.prune(device_id, REPORTS_KEPT_PER_DEVICE)
     return Recorded(tuple(one.report.seq for one in reports))
+
+
+def _is_code(text: str) -> bool:
+    plain = text.replace("-", "")
+    return len(text) <= CODE_LENGTH_MAX and plain.isascii() and plain.isalnum()
+
+
+def _note_refusals(transaction: Transaction, device_id: str, report: Report, now_ms: int) -> None:
+    """What the device counted of attacks on itself; a report that is known already is not here again."""
+    for code, times in sorted(report.noticed.items()):
+        detail = "the device refused what it was offered with this code"
+        transaction.devices.note(device_id, INDICATOR_NOTICED, code, detail, now_ms, times)
 
 
 def _advance(transaction: Transaction, device_id: str, report: Report, now_ms: int) -> None:

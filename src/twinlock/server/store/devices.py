@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy import case, func, insert, or_, select, update
 
 from twinlock.core.protocol import FINAL_STATES
 from twinlock.server.devices.model import (
@@ -22,10 +22,11 @@ from twinlock.server.store.tables import check_ins, device_facts, devices, indic
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import Connection, Select
+    from sqlalchemy import ColumnElement, Connection, Select
 
     from twinlock.server.devices.model import CheckIn
 
+COUNT_MAX: Final = 1_000_000_000
 _DEVICE: Final = (
     devices.c.device_id,
     devices.c.hardware,
@@ -102,11 +103,11 @@ class SqlDevices:
         found = self._connection.execute(_rows().where(devices.c.device_id == device_id)).first()
         return None if found is None else _row_of(found)
 
-    def note(self, device_id: str, kind: str, key: str, detail: str, now_ms: int) -> None:
+    def note(self, device_id: str, kind: str, key: str, detail: str, now_ms: int, times: int = 1) -> None:
         done = self._connection.execute(
             update(indicators)
             .where(indicators.c.device_id == device_id, indicators.c.kind == kind, indicators.c.key == key)
-            .values(last_ms=now_ms, count=indicators.c.count + 1)
+            .values(last_ms=now_ms, count=_bounded(indicators.c["count"] + times))
         )
         if done.rowcount:
             return
@@ -122,7 +123,7 @@ class SqlDevices:
                     detail=detail,
                     first_ms=now_ms,
                     last_ms=now_ms,
-                    count=1,
+                    count=times,
                 )
             )
 
@@ -147,6 +148,11 @@ class SqlDevices:
         said = [{"device_id": one.device_id, **_facts_values(one.facts)} for one in check_ins_]
         dialect.upsert(self._connection, check_ins, seen)
         dialect.upsert(self._connection, device_facts, said, only_if_changed=True)
+
+
+def _bounded(count: ColumnElement[int]) -> ColumnElement[int]:
+    """A count that ends at what its column holds."""
+    return case((count > COUNT_MAX, COUNT_MAX), else_=count)
 
 
 def _values(device: Device) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from twinlock.cli import api
+from twinlock.cli import api, enrolment
 from twinlock.cli.output import JsonOption, Output, Table
 from twinlock.cli.text import clean, size_text
 from twinlock.core.device_key import PEM_SIZE_BYTES_MAX, DevicePublicKey
@@ -17,6 +17,8 @@ from twinlock.core.errors import error
 from twinlock.core.names import check_device_id, check_sha256_hex
 
 app: Final = typer.Typer(no_args_is_help=True, help="List, accept and reject devices.")
+app.command()(enrolment.token)
+app.command()(enrolment.tokens)
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The device's id.", show_default=False)]
 STATUSES: Final = ("pending", "accepted", "rejected")

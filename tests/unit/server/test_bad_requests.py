@@ -15,12 +15,13 @@ from twinlock.server.device_api.calls import BATCH_SIZE_BYTES_MAX
 from twinlock.server.operator_api.models import PUBLICATION_SIZE_BYTES_MAX
 
 OPEN_CALLS = ["/device/v1/enrol", "/device/v1/challenge", "/device/v1/session"]
-SESSION_CALLS = ["/device/v1/poll", "/device/v1/reports", "/device/v1/director"]
+SESSION_CALLS = ["/device/v1/poll", "/device/v1/reports"]
 OPERATOR_CALLS = [
     "/api/v1/releases",
     "/api/v1/metadata",
     "/api/v1/rollouts",
     "/api/v1/devices/preauthorise",
+    "/api/v1/enrolment-tokens",
 ]
 CALLS = OPEN_CALLS + SESSION_CALLS + OPERATOR_CALLS
 BOUNDS = dict.fromkeys(CALLS, limits.MESSAGE_SIZE_BYTES_MAX)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tuf.api.metadata import Metadata, Targets
 
 from tests.attacks.director_scene import director_repository, name_key, versions
 from tests.conformance.repository import NOW, Repository
@@ -97,8 +98,8 @@ def test_an_answer_holds_for_its_device_and_release(directed: Server, online: Re
     assert found.director is not None
     assert found.assignment is not None
     checked = signing.verify_answer(found.director, "dev-1", online.served("root"), NOW)
-    signed = directed.repository.targets.targets[release.manifest.name]
-    signing.check_assigned(checked, signed)
+    targets: Metadata[Targets] = Metadata.from_bytes(directed.repository.served("targets"))
+    signing.check_assigned(checked, targets.signed.targets[release.manifest.name])
     assert found.director.root_version == 1
 
 
@@ -107,12 +108,19 @@ def test_the_call_for_the_gate_says_what_a_poll_says(directed: Server) -> None:
     first = said(device)
     answer = device.send("/director", DirectorRequest())
     assert decode_answer(answer.content, DirectorAnswer) == first
+    for body in (b"", b"{", b"[]", b'{"device_id":"dev-2"}'):
+        bearer = {"Authorization": f"Bearer {device.token}"}
+        refusal = directed.http("POST", "/device/v1/director", body=body, headers=bearer)
+        assert code_of(refusal) == "request-malformed"
+    stranger = FakeDevice(directed, "dev-1")
+    assert code_of(stranger.send("/director", DirectorRequest())) == "unauthorised"
 
 
 def test_a_version_rises_only_with_something_new(directed: Server) -> None:
     device = directed.device()
     first = said(device)
     directed.clock.advance(WEEK_S / 2 - 60)
+    device.log_in()
     assert said(device) == first
     directed.publish(make_release())
     assert said(device) == first
@@ -130,6 +138,7 @@ def test_an_answer_near_its_end_is_signed_again(directed: Server) -> None:
     device = directed.device()
     first = said(device)
     directed.clock.advance(WEEK_S / 2 + 60)
+    device.log_in()
     again = said(device)
     assert versions(again) > versions(first)
     assert json.loads(again.timestamp)["signed"]["expires"] > json.loads(first.timestamp)["signed"]["expires"]
@@ -232,7 +241,9 @@ def test_an_entry_survives_its_text() -> None:
     repository = Repository()
     release = make_release()
     list_release(repository, release)
-    entry = repository.targets.targets[release.manifest.name]
+    repository.publish("targets")
+    targets: Metadata[Targets] = Metadata.from_bytes(repository.served("targets"))
+    entry = targets.signed.targets[release.manifest.name]
     assert answers.decode_entry(answers.encode_entry(entry)) == entry
 
 

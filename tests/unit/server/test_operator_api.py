@@ -32,6 +32,8 @@ PATHS = [
     ("POST", "/devices/dev-1/accept"),
     ("POST", "/devices/dev-1/reject"),
     ("POST", "/devices/preauthorise"),
+    ("GET", "/enrolment-tokens"),
+    ("POST", "/enrolment-tokens"),
     ("GET", "/unknown"),
 ]
 

@@ -338,4 +338,4 @@ def test_a_poll_is_one_statement_and_uses_indexes(database: SqlDatabase) -> None
         ).all()
     steps = [str(step[3]) for step in plan]
     assert [step for step in steps if step.startswith("SCAN") and "CONSTANT" not in step] == []
-    assert sum(step.startswith("SEARCH") for step in steps) == 5
+    assert sum(step.startswith("SEARCH") for step in steps) == 7

@@ -69,7 +69,8 @@ class DeviceCalls:
         asked = decode_request(await read_body(request), EnrolRequest)
         key = enrolment.check_proof(asked)
         at_ms = now_ms(self.clock)
-        done = await self.database.submit(lambda t: enrolment.enrol(t, asked, key, at_ms))
+        needs = self.settings.enrolment_needs_token
+        done = await self.database.submit(lambda t: enrolment.enrol(t, asked, key, at_ms, needs_token=needs))
         if done.refused is not None:
             raise done.refused
         return answer(EnrolAnswer(status=done.status.value, wait_s=self.settings.enrolment_wait_s))

@@ -10,6 +10,7 @@ from twinlock.core.errors import TwinlockError, error
 from twinlock.core.names import check_device_id, check_name
 from twinlock.server.audit.chain import append
 from twinlock.server.devices.model import INDICATOR_ENROLMENT, Device, Status
+from twinlock.server.enrolment import tokens
 from twinlock.server.enrolment.decide import Action, Applicant, decide
 
 if TYPE_CHECKING:
@@ -32,30 +33,34 @@ class Enrolled:
 def check_proof(request: EnrolRequest) -> DevicePublicKey:
     """The applicant's key, its proof checked: whoever sent this holds the private half.
 
-    Raises InputError `input-invalid` for bad names or keys, TrustError `signature-invalid`, and PolicyError
-    `unauthorised` for an enrolment token, since this server gives none out.
+    Raises InputError `input-invalid` for bad names or keys, TrustError `signature-invalid`.
     """
     check_device_id(request.device_id)
     check_name(request.hardware, "hardware id")
-    if request.token is not None:
-        raise error(
-            "unauthorised",
-            "this server gave out no such enrolment token",
-            hint="enrol without a token, then accept the device or preauthorise its key",
-        )
     key = DevicePublicKey(request.public_key)
     signed = enrolment_bytes(request.device_id, request.hardware, request.public_key)
     key.verify(request.proof, signed, f"the enrolment of {request.device_id}")
     return key
 
 
-def enrol(transaction: Transaction, request: EnrolRequest, key: DevicePublicKey, now_ms: int) -> Enrolled:
+def enrol(
+    transaction: Transaction,
+    request: EnrolRequest,
+    key: DevicePublicKey,
+    now_ms: int,
+    *,
+    needs_token: bool = False,
+) -> Enrolled:
     """Makes the applicant a device, or finds that it is one; see the table in `decide`.
 
-    Raises TransportError `server-busy` when too many devices wait for the operator.
+    Raises PolicyError `unauthorised` for a token that is not good, and for none where a new device needs one;
+    TransportError `server-busy` when too many devices wait for the operator.
     """
     device_id = request.device_id
     applicant = Applicant(device_id, request.hardware, key.fingerprint)
+    shown = None
+    if request.token is not None:
+        shown = tokens.check(transaction, request.token, device_id, now_ms)
     present = transaction.devices.get(device_id, lock=True)
     preauthorised = transaction.enrolment.preauthorised(device_id)
     verdict = decide(present, preauthorised, applicant)
@@ -66,6 +71,12 @@ def enrol(transaction: Transaction, request: EnrolRequest, key: DevicePublicKey,
         transaction.devices.note(device_id, INDICATOR_ENROLMENT, key.fingerprint, detail, now_ms)
         refused = error("enrolment-conflict", f"{device_id}: {verdict.why}")
         return Enrolled(Status.REJECTED, refused)
+    if needs_token and shown is None and verdict.status is Status.PENDING:
+        raise error(
+            "unauthorised",
+            f"{device_id} is new here and showed no enrolment token",
+            hint="give it one: `twinlock device token`, then `twinlock-agent enrol --token`",
+        )
     if verdict.status is Status.PENDING and transaction.devices.count(Status.PENDING) >= PENDING_DEVICES_MAX:
         raise error("server-busy", "too many devices wait for the operator", hint="accept or reject some")
     accepted = verdict.status is Status.ACCEPTED
@@ -84,8 +95,12 @@ def enrol(transaction: Transaction, request: EnrolRequest, key: DevicePublicKey,
         transaction.devices.replace(device)
     if accepted:
         transaction.enrolment.use_preauthorisation(device_id)
+    how = ""
+    if shown is not None:
+        transaction.enrolment.use_token(shown.name, device_id, now_ms)
+        how = f"; token {shown.name}"
     action = "device-enrolled-preauthorised" if accepted else "device-enrolled"
-    append(transaction.audit, now_ms, ACTOR_DEVICE, action, device_id, f"key {key.fingerprint}")
+    append(transaction.audit, now_ms, ACTOR_DEVICE, action, device_id, f"key {key.fingerprint}{how}")
     return Enrolled(verdict.status)
 
 

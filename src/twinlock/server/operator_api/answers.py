@@ -15,12 +15,24 @@ if TYPE_CHECKING:
     from twinlock.server.devices.evidence import StoredEvidence
     from twinlock.server.devices.model import Indicator
     from twinlock.server.devices.ports import DeviceRow
+    from twinlock.server.enrolment.tokens import EnrolmentToken
     from twinlock.server.releases.ports import Release
     from twinlock.server.rollouts.model import AssignmentRow, Progress, StoredReport
 
 
 def _iso(at_ms: int | None) -> str | None:
     return None if at_ms is None else iso(at_ms)
+
+
+def enrolment_token(one: EnrolmentToken) -> models.EnrolmentToken:
+    return models.EnrolmentToken(
+        name=one.name,
+        created=iso(one.created_ms),
+        created_by=one.created_by,
+        expires=iso(one.expires_ms),
+        used_by=one.used_by or None,
+        used=_iso(one.used_ms),
+    )
 
 
 def release(found: Release, offers: Sequence[PayloadOffer]) -> models.Release:

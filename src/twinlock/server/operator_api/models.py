@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from twinlock.core import limits
 from twinlock.core.errors import error
+from twinlock.server.enrolment import tokens
 from twinlock.server.releases.chain import ROOTS_PER_PUBLICATION_MAX
 from twinlock.server.releases.publish import PAYLOADS_PER_RELEASE_MAX
 from twinlock.server.rollouts.model import DEVICES_PER_ROLLOUT_MAX
@@ -77,6 +78,13 @@ class PreauthoriseBody(Body):
 
     device_id: Annotated[str, Field(min_length=1, max_length=limits.DEVICE_ID_LENGTH_MAX)]
     fingerprint: Sha256
+
+
+class EnrolmentTokenBody(Body):
+    """A one-time enrolment token to be made: what to call it, and how long it may be used."""
+
+    name: Name
+    lifetime_s: Annotated[int, Field(ge=tokens.LIFETIME_S_MIN, le=tokens.LIFETIME_S_MAX)]
 
 
 class RolloutBody(Body):
@@ -243,6 +251,29 @@ class Preauthorised(Answer):
     device_id: str
     fingerprint: str
     status: str
+
+
+class NewEnrolmentToken(Answer):
+    """`token` is shown this once."""
+
+    name: str
+    token: str
+    expires: str
+
+
+class EnrolmentToken(Answer):
+    """`used_by` is the device that it served."""
+
+    name: str
+    created: str
+    created_by: str
+    expires: str
+    used_by: str | None
+    used: str | None
+
+
+class EnrolmentTokens(Answer):
+    tokens: list[EnrolmentToken]
 
 
 class Assignment(Answer):

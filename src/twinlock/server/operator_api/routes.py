@@ -14,10 +14,11 @@ from twinlock.core import limits
 from twinlock.core.errors import error
 from twinlock.core.names import check_device_id, check_name, check_sha256_hex
 from twinlock.core.protocol import PayloadOffer
-from twinlock.server.clock import now_ms
+from twinlock.server.clock import iso, now_ms
 from twinlock.server.devices import evidence
 from twinlock.server.devices import service as devices
 from twinlock.server.devices.model import Status
+from twinlock.server.enrolment import tokens
 from twinlock.server.http_answers import HANDLERS, fault, refusal
 from twinlock.server.http_bodies import BoundedBodies
 from twinlock.server.operator_api import answers, models
@@ -224,6 +225,26 @@ def preauthorise(body: models.PreauthoriseBody, parts: PartsHere, operator: Oper
         fingerprint=body.fingerprint,
         status=Status.ACCEPTED.value if accepted else "preauthorised",
     )
+
+
+@router.post("/enrolment-tokens", status_code=201)
+def make_enrolment_token(
+    body: models.EnrolmentTokenBody, parts: PartsHere, operator: Operator
+) -> models.NewEnrolmentToken:
+    """Makes a token that one new device shows once when it enrols; the operator still accepts the device."""
+    with parts.database.write() as transaction:
+        token, expires_ms = tokens.make(
+            transaction, body.name, body.lifetime_s, operator, now_ms(parts.clock)
+        )
+    return models.NewEnrolmentToken(name=body.name, token=token, expires=iso(expires_ms))
+
+
+@router.get("/enrolment-tokens")
+def list_enrolment_tokens(parts: PartsHere) -> models.EnrolmentTokens:
+    """The newest enrolment tokens, newest first, and which devices they served."""
+    with parts.database.read() as transaction:
+        found = tokens.tokens(transaction, LIST_MAX)
+    return models.EnrolmentTokens(tokens=[answers.enrolment_token(one) for one in found])
 
 
 @router.post("/devices/{device_id}/accept")

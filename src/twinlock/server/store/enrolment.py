@@ -1,18 +1,22 @@
-"""Preauthorised keys and operators' tokens."""
+"""Preauthorised keys, enrolment tokens and operators' tokens."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, insert, select, update
 
+from twinlock.server.enrolment.tokens import EnrolmentToken
 from twinlock.server.store import dialect
-from twinlock.server.store.tables import operator_tokens, preauthorised
+from twinlock.server.store.tables import enrolment_tokens, operator_tokens, preauthorised
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy import Connection
+
+
+_TOKEN: Final = tuple(enrolment_tokens.c[name] for name in EnrolmentToken.__slots__)
 
 
 class SqlEnrolment:
@@ -32,6 +36,40 @@ class SqlEnrolment:
 
     def use_preauthorisation(self, device_id: str) -> None:
         self._connection.execute(delete(preauthorised).where(preauthorised.c.device_id == device_id))
+
+    def token(self, token_sha256: str) -> EnrolmentToken | None:
+        statement = select(*_TOKEN).where(enrolment_tokens.c.token_sha256 == token_sha256)
+        row = self._connection.execute(statement.with_for_update()).first()
+        return None if row is None else EnrolmentToken(*row)
+
+    def token_named(self, name: str) -> EnrolmentToken | None:
+        row = self._connection.execute(select(*_TOKEN).where(enrolment_tokens.c.name == name)).first()
+        return None if row is None else EnrolmentToken(*row)
+
+    def tokens(self, limit: int) -> list[EnrolmentToken]:
+        newest = select(*_TOKEN).order_by(
+            enrolment_tokens.c.created_ms.desc(), enrolment_tokens.c.name.desc()
+        )
+        return [EnrolmentToken(*row) for row in self._connection.execute(newest.limit(limit))]
+
+    def count_open_tokens(self, now_ms: int) -> int:
+        found = self._connection.execute(
+            select(func.count())
+            .select_from(enrolment_tokens)
+            .where(enrolment_tokens.c.used_by == "", enrolment_tokens.c.expires_ms > now_ms)
+        ).scalar_one()
+        return int(found)
+
+    def add_token(self, token: EnrolmentToken) -> None:
+        values = {name: getattr(token, name) for name in EnrolmentToken.__slots__}
+        self._connection.execute(insert(enrolment_tokens).values(**values))
+
+    def use_token(self, name: str, device_id: str, now_ms: int) -> None:
+        self._connection.execute(
+            update(enrolment_tokens)
+            .where(enrolment_tokens.c.name == name)
+            .values(used_by=device_id, used_ms=now_ms)
+        )
 
 
 class SqlOperators:

@@ -72,6 +72,18 @@ preauthorised = Table(
     Column("created_ms", BigInteger, nullable=False),
 )
 
+enrolment_tokens = Table(
+    "enrolment_tokens",
+    metadata,
+    Column("name", _NAME, primary_key=True),
+    Column("token_sha256", _SHA256, nullable=False, unique=True),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("created_by", _NAME, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    Column("used_by", _DEVICE_ID, nullable=False, server_default=""),
+    Column("used_ms", BigInteger),
+)
+
 indicators = Table(
     "indicators",
     metadata,

@@ -35,6 +35,11 @@ SERVER: Final[dict[str, tuple[Edit, ...]]] = {
     "test_server.test_case_41_a_cloned_key": server(
         "rollouts.reports", "if kept is not None and kept != one.body_sha256:", "if False:"
     ),
+    "test_server.test_case_41_a_cloned_key_that_only_polls": server(
+        "device_api.calls",
+        "if session.issued_us < view.session_floor_us <= self.clock.now_us():",
+        "if False:",
+    ),
     "test_server.test_case_41_an_id_with_another_key": server(
         "enrolment.decide", "if known.fingerprint != applicant.fingerprint:", "if False:"
     ),

@@ -116,6 +116,21 @@ def test_case_41_a_cloned_key(tmp_path: Path) -> None:
         assert server.noted("dev-1") == {"report-conflict"}
 
 
+def test_case_41_a_cloned_key_that_only_polls(tmp_path: Path) -> None:
+    """The clone opens a session of its own; the next poll of the first one is with an older session."""
+    with server_scene(tmp_path) as server:
+        device = server.device()
+        clone = FakeDevice(server, "dev-1", key=device.key)
+        assert device.poll().status_code == 200
+        assert server.noted("dev-1") == set()
+        server.clock.advance(1)
+        clone.log_in()
+        assert clone.poll().status_code == 200
+        assert server.noted("dev-1") == set()
+        assert device.poll().status_code == 200
+        assert server.noted("dev-1") == {"session-forked"}
+
+
 def test_case_41_an_id_with_another_key(tmp_path: Path) -> None:
     with server_scene(tmp_path) as server:
         server.device()

@@ -62,6 +62,7 @@ class Transaction(Protocol):
 class PollView(msgspec.Struct, frozen=True, gc=False):
     """All that a poll's answer is made from. `newest_to_all` is the newest open rollout to all devices.
 
+    `session_floor_us` is the time of the newest challenge that the device answered (microseconds since 1970);
     `entry_sha256` is of what the image repository signed of the release; `directed` is what the director
     said last.
     """
@@ -78,6 +79,7 @@ class PollView(msgspec.Struct, frozen=True, gc=False):
     product: str
     version: str
     image_sha256: str
+    session_floor_us: int = 0
     entry_sha256: str = ""
     directed: Kept | None = None
 

@@ -47,7 +47,7 @@ def _session(server: Server) -> str:
 
     fingerprint = server.operator("GET", "/devices/dev-1").json()["fingerprint"]
     expires_s = int(server.clock.now.timestamp()) + 60
-    return make_token(read_secret(server.settings), "dev-1", fingerprint, expires_s)
+    return make_token(read_secret(server.settings), "dev-1", fingerprint, expires_s, server.clock.now_us())
 
 
 @pytest.mark.parametrize("path", CALLS)

@@ -36,7 +36,7 @@ def test_a_challenge_comes_back_as_it_was_made() -> None:
 
 def test_a_challenge_of_another_server_device_kind_or_time_is_refused() -> None:
     late_us = NOW_US + sessions.CHALLENGE_S * 1_000_000 + 1
-    token = sessions.make_token(SECRET, "dev-1", FINGERPRINT, NOW_S + 60)
+    token = sessions.make_token(SECRET, "dev-1", FINGERPRINT, NOW_S + 60, NOW_S)
     assert refused("unauthorised", challenge(OTHER))
     assert refused("unauthorised", challenge(device_id="dev-2"))
     assert refused("unauthorised", token)
@@ -50,7 +50,7 @@ def test_no_text_of_a_stranger_is_a_challenge(text: str) -> None:
 
 
 def test_every_changed_character_of_a_token_is_noticed() -> None:
-    token = sessions.make_token(SECRET, "dev-1", FINGERPRINT, NOW_S + 60)
+    token = sessions.make_token(SECRET, "dev-1", FINGERPRINT, NOW_S + 60, NOW_S)
     assert sessions.read_token(SECRET, token, NOW_S).device_id == "dev-1"
     for at, char in enumerate(token):
         changed = token[:at] + ("A" if char != "A" else "B") + token[at + 1 :]
@@ -59,7 +59,7 @@ def test_every_changed_character_of_a_token_is_noticed() -> None:
 
 
 def test_a_token_ends_at_its_second() -> None:
-    token = sessions.make_token(SECRET, "dev-1", FINGERPRINT, NOW_S + 60)
+    token = sessions.make_token(SECRET, "dev-1", FINGERPRINT, NOW_S + 60, NOW_S)
     assert sessions.read_token(SECRET, token, NOW_S + 59.9).expires_s == NOW_S + 60
     with pytest.raises(TwinlockError) as caught:
         sessions.read_token(SECRET, token, NOW_S + 60)

@@ -30,7 +30,7 @@ from twinlock.core.protocol import (
 )
 from twinlock.server.clock import now_ms
 from twinlock.server.devices import evidence
-from twinlock.server.devices.model import CheckIn, Facts, Status, facts_of
+from twinlock.server.devices.model import INDICATOR_FORK, CheckIn, Facts, Status, facts_of
 from twinlock.server.director import answers as director
 from twinlock.server.enrolment import service as enrolment
 from twinlock.server.enrolment import sessions
@@ -91,7 +91,9 @@ class DeviceCalls:
         challenge = sessions.read_challenge(self.secret, asked.challenge, asked.device_id, now_us)
         device = await self.database.submit(lambda t: enrolment.open_session(t, asked, challenge, now_us))
         expires_s = now_us // 1_000_000 + self.settings.session_s
-        token = sessions.make_token(self.secret, device.device_id, device.fingerprint, expires_s)
+        token = sessions.make_token(
+            self.secret, device.device_id, device.fingerprint, expires_s, challenge.issued_us
+        )
         return answer(SessionAnswer(token=token, expires_s=self.settings.session_s))
 
     async def authorise(self, request: Request) -> tuple[str, PollView]:
@@ -99,6 +101,10 @@ class DeviceCalls:
 
         Raises PolicyError `unauthorised`, `session-expired`, `enrolment-pending`, `enrolment-rejected`.
         """
+        session, view = await self._authorised(request)
+        return session.device_id, view
+
+    async def _authorised(self, request: Request) -> tuple[sessions.Session, PollView]:
         header = request.headers.get("authorization", "")
         if not header.startswith(_BEARER):
             raise error("unauthorised", "the request bears no session token")
@@ -108,12 +114,26 @@ class DeviceCalls:
             raise error("unauthorised", "the session is of a key that is not enrolled here any more")
         if view.status is not Status.ACCEPTED:
             enrolment.check_status(view.status, session.device_id)
-        return session.device_id, view
+        return session, view
+
+    async def _note_fork(self, session: sessions.Session, view: PollView) -> None:
+        """Notes a poll with a session that is not the newest: two devices may share the key.
+
+        A newest one in the future is from a clock that was set back, and says nothing.
+        """
+        if session.issued_us < view.session_floor_us <= self.clock.now_us():
+            device_id, at_ms = session.device_id, now_ms(self.clock)
+            detail = "it polls with an older session than its newest; two devices may share this key"
+            await self.database.submit(
+                lambda t: t.devices.note(device_id, INDICATOR_FORK, "session", detail, at_ms)
+            )
 
     async def poll(self, request: Request) -> Response:
         """POST /poll"""
-        device_id, view = await self.authorise(request)
+        session, view = await self._authorised(request)
+        device_id = session.device_id
         asked = decode_request(await read_body(request), PollRequest)
+        await self._note_fork(session, view)
         if asked.hardware != view.hardware:
             raise error(
                 "hardware-mismatch",

@@ -88,6 +88,7 @@ INDICATOR_ENROLMENT: Final = "enrolment-conflict"
 INDICATOR_REPORT: Final = "report-conflict"
 INDICATOR_FOREIGN: Final = "report-of-another-assignment"
 INDICATOR_CONTRADICTION: Final = "outcome-contradicted"
+INDICATOR_FORK: Final = "session-forked"
 INDICATOR_NOTICED: Final = "refused-by-device"  # the device's own word on what it was offered
 INDICATORS_PER_DEVICE_MAX: Final = 64
 

@@ -67,6 +67,7 @@ _POLL: Final = (
         releases.c.product,
         releases.c.version,
         releases.c.image_sha256,
+        devices.c.session_floor_us,
         release_entries.c.entry_sha256,
         director_answers.c.version.label("directed_version"),
         director_answers.c.basis,
@@ -165,7 +166,7 @@ class SqlDatabase:
         if not rows:
             return None
         status, hardware, fingerprint, considered, newest, assignment_id, state, rollout, *rest = rows[0]
-        release_id, product, version, image_sha256, entry_sha256, *directed = rest
+        release_id, product, version, image_sha256, session_floor_us, entry_sha256, *directed = rest
         return PollView(
             status=Status(status),
             hardware=hardware,
@@ -179,6 +180,7 @@ class SqlDatabase:
             product=product or "",
             version=version or "",
             image_sha256=image_sha256 or "",
+            session_floor_us=session_floor_us,
             entry_sha256=entry_sha256 or "",
             directed=None if directed[0] is None else Kept(*directed),
         )

@@ -5,14 +5,23 @@ Whoever holds the server, or the line to it, changes what a poll is answered. Th
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
 
-from tests.attacks.director_scene import DirectorScene, director_scene, name_key, versions
+from tests.attacks.director_scene import (
+    DirectorScene,
+    director_repository,
+    director_scene,
+    name_key,
+    versions,
+)
 from tests.conformance.repository import NOW
 from tests.unit.server.rig import FakeDevice
 from twinlock.agent import director, memory
+from twinlock.agent.check import Check
+from twinlock.agent.plan import CheckRequest, Running
 from twinlock.core.protocol import ABILITY_DIRECTOR, DirectorAnswer, PollAnswer, decode_answer
 from twinlock.core.trust.director import OnlineKey, online_key, sign_answer
 
@@ -196,3 +205,43 @@ def test_what_was_refused_stands_on_the_devices_page(tmp_path: Path) -> None:
         found = scene.server.operator("GET", f"/devices/{scene.device_id}").json()["attack_indicators"]
         noted = {one["key"]: one["count"] for one in found if one["kind"] == "refused-by-device"}
         assert noted == {"director-missing": 3}
+
+
+def gate(scene: DirectorScene, running: Running = Running()) -> str:  # noqa: B008  frozen
+    """The code that the gate of a system on trial ends with."""
+    request = CheckRequest(mode="gate", slot="b", running=running, phase="trial")
+    return Check(scene.ports, scene.settings, request).answer().code
+
+
+def test_the_gate_asks_the_director(tmp_path: Path) -> None:
+    with director_scene(tmp_path) as scene:
+        scene.offer()
+        assert gate(scene, Running(product="demo", version="1.1", counter=3)) == ""
+        assert scene.trust()["director/targets.json"] is not None
+
+
+def test_the_gate_fails_without_the_servers_director(tmp_path: Path) -> None:
+    with director_scene(tmp_path) as scene:
+        scene.ports.network.done(keep=False)  # type: ignore[attr-defined]
+        scene.server.stop()
+        shutil.rmtree(scene.server.folder / "director")
+        scene.server.start()
+        scene.connect(scene.server.address)
+        assert gate(scene) == "director-missing"
+
+
+def test_the_gate_fails_in_an_image_with_a_wrong_root(tmp_path: Path) -> None:
+    """Such a release would be the last that the device takes."""
+    with director_scene(tmp_path, in_image=True) as scene:
+        assert scene.run() == ""
+        stranger = director_repository()
+        name_key(stranger, stranger.new_key())
+        stranger.publish("root", bump=False)
+        (scene.folder / "director.json").write_bytes(stranger.served("root"))
+        assert gate(scene) == "metadata-signature"
+
+
+def test_the_gate_fails_in_an_image_that_lost_the_root(tmp_path: Path) -> None:
+    with director_scene(tmp_path, in_image=True) as scene:
+        (scene.folder / "director.json").unlink()
+        assert gate(scene) == "metadata-missing"

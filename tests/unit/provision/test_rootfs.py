@@ -143,13 +143,17 @@ def test_the_image_carries_what_devices_trust(tree: Path, tmp_path: Path) -> Non
     root, ca_file = tmp_path / "1.root.json", tmp_path / "ca.pem"
     root.write_text('{"signed": {}}')
     ca_file.write_text("-----BEGIN CERTIFICATE-----\n")
-    agent = replace(AGENT, root=root, ca_file=ca_file, device_id="dev-1", deadline_s=40)
+    director = tmp_path / "director.json"
+    director.write_text('{"signed": {"director": 1}}')
+    agent = replace(AGENT, root=root, director=director, ca_file=ca_file, device_id="dev-1", deadline_s=40)
     made = replace(options(), agent=agent)
     rootfs.install(tree, made)
     assert (tree / rootfs.ROOT).read_text() == root.read_text()
+    assert (tree / rootfs.DIRECTOR).read_text() == director.read_text()
     assert (tree / rootfs.CA_FILE).read_text() == ca_file.read_text()
     parsed = agent_config.parse(tomllib.loads((tree / "etc/twinlock/agent.toml").read_text()))
     assert parsed.root == Path("/etc/twinlock/root.json")
+    assert parsed.director == Path("/etc/twinlock/director.json")
     assert parsed.network.ca_file == Path("/etc/twinlock/ca.pem")
     assert (parsed.device_id, parsed.health.deadline_s) == ("dev-1", 40.0)
 
@@ -162,6 +166,7 @@ def test_the_image_carries_what_devices_trust(tree: Path, tmp_path: Path) -> Non
         ({"deadline_s": 901}, "input-invalid"),
         ({"root": Path("/nowhere")}, "input-missing"),
         ({"root": Path("/dev")}, "input-wrong-type"),
+        ({"director": Path("/nowhere")}, "input-missing"),
         ({"ca_file": Path("/nowhere")}, "input-missing"),
     ],
 )

@@ -28,6 +28,7 @@ from twinlock.core.protocol import (
 )
 from twinlock.core.trust import director as signing
 from twinlock.server import setup
+from twinlock.server.clock import SystemClock, now_utc
 from twinlock.server.director import answers
 from twinlock.server.director.folder import DirectorFolder, make_key, public_half
 from twinlock.server.settings import load
@@ -377,7 +378,7 @@ def test_a_director_by_the_commands_alone(
     assert main(["server", "director", "root", "srv", "--root", "director/metadata/1.root.json"]) == 0
     assert "version 1" in capsys.readouterr().out
     settings = load(tmp_path / "srv", {})
-    own = DirectorFolder(settings.folder).load(setup.now_utc(setup.SystemClock()), WEEK_S)
+    own = DirectorFolder(settings.folder).load(now_utc(SystemClock()), WEEK_S)
     assert own is not None
     assert own.root_version == 1
 

@@ -45,6 +45,10 @@ DirectorOption = Annotated[
         help="The director's root (1.root.json): the device then takes no release without its word.",
     ),
 ]
+CriticalOption = Annotated[
+    list[str] | None,
+    typer.Option("--critical-unit", help="A unit that must be up, or a release does not stay; repeatable."),
+]
 CaFileOption = Annotated[
     Path | None,
     typer.Option("--ca-file", help="Certificates (PEM) to trust for the server, for the image."),
@@ -130,12 +134,7 @@ def install(
     ] = "",
     poll_s: Annotated[int, typer.Option("--poll-s", help="Seconds between polls.")] = 900,
     watchdog_s: Annotated[int, typer.Option("--watchdog-s", help="0 leaves the watchdog off.")] = 30,
-    critical: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--critical-unit", help="A unit that must be up, or a release does not stay; repeatable."
-        ),
-    ] = None,
+    critical: CriticalOption = None,
     root: RootOption = None,
     director: DirectorOption = None,
     ca_file: CaFileOption = None,

@@ -222,6 +222,7 @@ def test_the_gate_asks_the_director(tmp_path: Path) -> None:
 
 def test_the_gate_fails_without_the_servers_director(tmp_path: Path) -> None:
     with director_scene(tmp_path) as scene:
+        scene.offer()
         scene.ports.network.done(keep=False)  # type: ignore[attr-defined]
         scene.server.stop()
         shutil.rmtree(scene.server.folder / "director")
@@ -233,6 +234,7 @@ def test_the_gate_fails_without_the_servers_director(tmp_path: Path) -> None:
 def test_the_gate_fails_in_an_image_with_a_wrong_root(tmp_path: Path) -> None:
     """Such a release would be the last that the device takes."""
     with director_scene(tmp_path, in_image=True) as scene:
+        scene.offer()
         assert scene.run() == ""
         stranger = director_repository()
         name_key(stranger, stranger.new_key())
@@ -243,5 +245,7 @@ def test_the_gate_fails_in_an_image_with_a_wrong_root(tmp_path: Path) -> None:
 
 def test_the_gate_fails_in_an_image_that_lost_the_root(tmp_path: Path) -> None:
     with director_scene(tmp_path, in_image=True) as scene:
+        scene.offer()
+        assert gate(scene) == ""
         (scene.folder / "director.json").unlink()
         assert gate(scene) == "metadata-missing"

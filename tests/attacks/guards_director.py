@@ -38,7 +38,7 @@ DIRECTED: Final[dict[str, tuple[Edit, ...]]] = {
     "test_directed.test_case_24_a_poll_without_the_directors_word": _OPTIONAL,
     "test_directed.test_case_24_without_the_directors_word_in_recovery": _OPTIONAL,
     "test_directed.test_case_24_the_state_with_its_root_is_lost": agent(
-        "director", "return config.director is not None or store", "return store"
+        "director", "config.director is not None or store", "store"
     ),
     "test_directed.test_case_24_an_answer_past_its_time": core(
         "trust.verifier", "if signed.is_expired(self.now):", "if False:"

@@ -27,7 +27,7 @@ from twinlock.cli.publishing import (
     warn_of_dropped,
     warn_of_expiry,
 )
-from twinlock.publish import expiry, keys, roots
+from twinlock.publish import expiry, keys, releases, roots
 from twinlock.publish.repository import Repository, make_folders, open_repository
 from twinlock.publish.signing import Lifetimes
 
@@ -208,6 +208,40 @@ def rotate(
             in_force = roots.rotate(run, change)
         finally:
             warn_of_dropped(run, output)
+        output.show(
+            signed_data(run, in_force),
+            done_text(in_force),
+            f"Bring it to the server: twinlock release publish --repo {repo}",
+        )
+        warn_of_expiry(repository, output)
+
+
+@app.command()
+def delegate(
+    product: Annotated[str, typer.Argument(metavar="PRODUCT", help="The product line.")],
+    key: Annotated[
+        list[str], typer.Option("--key", metavar="FILE.pub", help="Key that signs for it; may be repeated.")
+    ],
+    threshold: Annotated[int, typer.Option("--threshold", help="How many of them must sign.")] = 1,
+    repo: RepoOption = Path("repo"),
+    folder: KeysOption = Path("keys"),
+    passphrase_file: PassphraseOption = None,
+    targets_days: TargetsDays = USUAL.targets_days,
+    as_json: JsonOption = False,
+) -> None:
+    """Let other keys sign the releases of one product line from now on; the targets keys sign that they may.
+
+    Given again it changes those keys. What was signed before stays signed. Publish afterwards.
+
+    Example: twinlock keys delegate gateway --key gate-alice.pub --key gate-bob.pub --threshold 2
+    """
+    public = [keys.read_public(Path(file)) for file in key]
+    output = Output(as_json)
+    with open_repository(repo, write=True) as repository:
+        run = ceremony(repository, folder, passphrase_file, Lifetimes(targets_days=targets_days))
+        releases.delegate(run, product, public, threshold)
+        warn_of_dropped(run, output)
+        in_force = run.complete()
         output.show(
             signed_data(run, in_force),
             done_text(in_force),

@@ -9,14 +9,15 @@ the snapshot is.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from tuf.api.metadata import Metadata, Root, Snapshot, Timestamp
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from twinlock.core.errors import TwinlockError, error
-from twinlock.publish import signing
+from twinlock.publish import lists, signing
 from twinlock.publish.keys import KeyRing
 from twinlock.publish.repository import Chain, Repository
 from twinlock.publish.signing import Lifetimes, Signatures
@@ -46,6 +47,8 @@ class Ceremony:
         self._check_root_fresh()
         self._prepare_resign()
         missing = self._sign_root() + self._sign("targets")
+        for role in self._delegated():
+            missing += self._sign(role)
         repository.save_pending()
         if missing:
             raise incomplete(repository, missing)
@@ -54,8 +57,10 @@ class Ceremony:
         if targets is None:
             chain = Chain(roots)
         else:
-            snapshot = self._lower("snapshot", targets, renew)
-            chain = Chain(roots, self._lower("timestamp", snapshot, renew), snapshot, targets)
+            delegated = {role: data for role in self._delegated() if (data := self._bytes(role)) is not None}
+            snapshot = self._lower("snapshot", {"targets": targets, **delegated}, renew)
+            timestamp = self._lower("timestamp", {"snapshot": snapshot}, renew)
+            chain = Chain(roots, timestamp, snapshot, targets, delegated)
         if chain == before:
             return {}
         repository.commit(chain, self.now)
@@ -83,21 +88,48 @@ class Ceremony:
         pending = self.repository.pending.get(role)
         if pending is not None:
             return signing.encode(pending)
-        return None if self.repository.chain is None else getattr(self.repository.chain, role)
+        if self.repository.chain is None:
+            return None
+        if role in signing.KINDS:
+            return cast("bytes | None", getattr(self.repository.chain, role))
+        return self.repository.chain.delegated.get(role)
+
+    def _delegated(self) -> list[str]:
+        """Every list but the top one, those that delegate before those that are delegated to."""
+        return [role for role, _, _ in lists.walk(self.repository.list_of) if role != lists.TOP]
+
+    def judge(self, role: str) -> Root | Targets:
+        """Who says which keys sign for `role`, in the state that comes next."""
+        return judge_of(self.repository, role)
 
     def _prepare_resign(self) -> None:
-        """Published targets that the next root no longer vouches for, or that expired, are signed again."""
-        published = self.repository.published("targets")
-        if published is None or "targets" in self.repository.pending:
-            return
-        if not signing.verified_by(self._next_root(), published) or published.signed.is_expired(self.now):
-            self.renew_targets()
+        """Published lists that the next state no longer vouches for, or that expired, are signed again.
+
+        A list that waits already is left alone, but its bins get the keys that sign it.
+        """
+        for role in [lists.TOP, *self._delegated()]:
+            judge, published = self.judge(role), self.repository.published(role)
+            if published is not None and role not in self.repository.pending:
+                stale = not signing.verified_by(judge, published, role) or lists.follow_keys(
+                    role, copy.deepcopy(published.signed), judge
+                )
+                if stale or published.signed.is_expired(self.now):
+                    self.renew(role)
+            waiting = self.repository.pending.get(role)
+            if waiting is not None and lists.follow_keys(role, waiting.signed, judge):
+                self.dropped += len(waiting.signatures)
+                waiting.signatures.clear()
 
     def renew_targets(self) -> None:
-        """Prepares the next version of the targets with the same releases and a new end."""
-        published = self.repository.published("targets")
-        if published is not None and "targets" not in self.repository.pending:
-            self.repository.pending["targets"] = self.following(published)
+        """Prepares the next version of every list with the same releases and a new end."""
+        for role in [lists.TOP, *self._delegated()]:
+            self.renew(role)
+
+    def renew(self, role: str) -> None:
+        """Prepares the next version of one list, unless one waits already."""
+        published = self.repository.published(role)
+        if published is not None and role not in self.repository.pending:
+            self.repository.pending[role] = self.following(published)
 
     def following(self, metadata: Metadata[Any]) -> Metadata[Any]:
         """An unsigned copy, one version on, valid from now."""
@@ -113,32 +145,28 @@ class Ceremony:
             return []
         published = self.repository.root
         judges = [pending.signed] if published is None else [published.signed, pending.signed]
-        missing = [found for judge in judges if (found := self._sign_by(judge, pending)).missing]
+        missing = [found for judge in judges if (found := self._sign_by(judge, pending, "root")).missing]
         return missing[:1]
 
     def _sign(self, role: str) -> list[Signatures]:
         pending = self.repository.pending.get(role)
         if pending is None:
             return []
-        found = self._sign_by(self._next_root(), pending)
+        found = self._sign_by(self.judge(role), pending, role)
         return [found] if found.missing else []
 
-    def _sign_by(self, judge: Root, metadata: Metadata[Any]) -> Signatures:
+    def _sign_by(self, judge: Root | Targets, metadata: Metadata[Any], role: str) -> Signatures:
         """Signs unless enough have: bytes that the next file names already must not change any more."""
-        if signing.count(judge, metadata).missing:
-            for keyid in signing.sign(judge, metadata, self.ring):
-                self.signed.append((metadata.signed.type, keyid))
-        return signing.count(judge, metadata)
+        if signing.count(judge, metadata, role).missing:
+            for keyid in signing.sign(judge, metadata, self.ring, role):
+                self.signed.append((role, keyid))
+        return signing.count(judge, metadata, role)
 
-    def _lower(self, role: str, above: bytes, renew: bool) -> bytes:
-        """The snapshot for the targets `above`, or the timestamp for the snapshot `above`, signed."""
+    def _lower(self, role: str, above: Mapping[str, bytes], renew: bool) -> bytes:
+        """The snapshot for the lists `above`, or the timestamp for the snapshot `above`, signed."""
         repository = self.repository
         pending, published = repository.pending.get(role), repository.published(role)
-        if (
-            pending is None
-            or _names(pending) != above_meta(role, above)
-            or pending.signed.is_expired(self.now)
-        ):
+        if pending is None or _names(pending) != above_meta(above) or pending.signed.is_expired(self.now):
             if published is not None and not renew and self._still_good(published, above):
                 repository.pending.pop(role, None)
                 data = self._bytes(role)
@@ -153,40 +181,55 @@ class Ceremony:
         assert data is not None
         return data
 
-    def _still_good(self, published: Metadata[Any], above: bytes) -> bool:
+    def _still_good(self, published: Metadata[Any], above: Mapping[str, bytes]) -> bool:
         return (
-            _names(published) == above_meta(published.signed.type, above)
+            _names(published) == above_meta(above)
             and signing.verified_by(self._next_root(), published)
             and not published.signed.is_expired(self.now)
         )
 
-    def _new(self, role: str, above: bytes) -> Metadata[Any]:
+    def _new(self, role: str, above: Mapping[str, bytes]) -> Metadata[Any]:
         published = self.repository.published(role)
         version = 1 if published is None else published.signed.version + 1
         ends = signing.expires(role, self.now, self.lifetimes)
-        meta = above_meta(role, above)
+        meta = {name: signing.meta_file(one) for name, one in above_meta(above).items()}
         if role == "snapshot":
-            return Metadata(
-                Snapshot(version, signing.SPEC_VERSION, ends, meta={"targets.json": signing.meta_file(meta)})
-            )
-        return Metadata(Timestamp(version, signing.SPEC_VERSION, ends, snapshot_meta=signing.meta_file(meta)))
+            return Metadata(Snapshot(version, signing.SPEC_VERSION, ends, meta=meta))
+        return Metadata(Timestamp(version, signing.SPEC_VERSION, ends, snapshot_meta=meta["snapshot.json"]))
+
+
+def judge_of(repository: Repository, role: str) -> Root | Targets:
+    """Who says which keys sign for `role`, in the state that comes next."""
+    if role in signing.KINDS:
+        return repository.need_root().signed
+    for one, delegator, _ in lists.walk(repository.list_of):
+        if one == role:
+            found = repository.list_of(delegator)
+            assert found is not None
+            return found
+    raise error("metadata-signature", f"a list {role} waits for signatures, and nobody delegates to it")
 
 
 Meta = tuple[int, int, str]
 
 
-def above_meta(role: str, above: bytes) -> Meta:
-    """How `role` (snapshot or timestamp) names the file `above` it: version, length, SHA-256."""
-    kind = "targets" if role == "snapshot" else "snapshot"
-    return signing.meta_of(above, signing.decode(kind, above).signed.version)
+def above_meta(above: Mapping[str, bytes]) -> dict[str, Meta]:
+    """How the next file names the files `above` it, by role: version, length, SHA-256 of each `ROLE.json`."""
+    return {
+        f"{role}.json": signing.meta_of(data, signing.decode(lists.kind_of(role), data).signed.version)
+        for role, data in above.items()
+    }
 
 
-def _names(metadata: Metadata[Any]) -> Meta | None:
+def _names(metadata: Metadata[Any]) -> dict[str, Meta] | None:
     signed = metadata.signed
-    listed = signed.meta.get("targets.json") if isinstance(signed, Snapshot) else signed.snapshot_meta
-    if listed is None or listed.length is None or not listed.hashes:
-        return None
-    return (listed.version, listed.length, listed.hashes.get("sha256", ""))
+    listed = signed.meta if isinstance(signed, Snapshot) else {"snapshot.json": signed.snapshot_meta}
+    found: dict[str, Meta] = {}
+    for name, one in listed.items():
+        if one.length is None or not one.hashes:
+            return None
+        found[name] = (one.version, one.length, one.hashes.get("sha256", ""))
+    return found
 
 
 def incomplete(repository: Repository, missing: list[Signatures]) -> TwinlockError:
@@ -211,6 +254,10 @@ def versions(before: Chain | None, after: Chain) -> dict[str, int]:
     found: dict[str, int] = {}
     if before is None or before.roots != after.roots:
         found["root"] = len(after.roots)
+    for role in sorted(after.delegated):
+        data = after.delegated[role]
+        if before is None or before.delegated.get(role) != data:
+            found[role] = signing.decode("targets", data).signed.version
     for role in ("targets", "snapshot", "timestamp"):
         data = getattr(after, role)
         if data is not None and (before is None or getattr(before, role) != data):

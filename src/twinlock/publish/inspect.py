@@ -19,6 +19,7 @@ from twinlock.core.errors import TwinlockError, error
 from twinlock.core.manifest import Manifest
 from twinlock.core.payload import container
 from twinlock.publish import expiry, request, signing, words
+from twinlock.publish.ceremony import judge_of
 from twinlock.publish.folder import RECORD, Extras, Release, read_release
 from twinlock.publish.payload_file import PayloadFile, ignore
 from twinlock.publish.releases import list_releases, read_signed
@@ -240,7 +241,8 @@ def _repository(
     found.facts["versions"] = {one.role: one.version for one in ends}
     found.facts["expires"] = {one.role: one.expires.isoformat() for one in ends}
     found.facts["waiting"] = [
-        _signatures(signing.count(repository.need_root().signed, one)) for one in repository.pending.values()
+        _signatures(signing.count(judge_of(repository, role), one, role))
+        for role, one in repository.pending.items()
     ]
     found.facts["releases"] = [
         {

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+from securesystemslib.signer import SSlibKey
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from twinlock.core import limits, manifest
@@ -23,7 +24,7 @@ from twinlock.core.manifest import Claims, Manifest
 from twinlock.core.names import check_name, check_sha256_hex, check_version, release_name
 from twinlock.core.trust import hashes
 from twinlock.core.trust.verifier import check_manifest_bytes, claims_of
-from twinlock.publish import signing
+from twinlock.publish import lists, signing
 from twinlock.publish.ceremony import Ceremony
 from twinlock.publish.folder import (
     RECORD_SIZE_BYTES_MAX,
@@ -54,15 +55,14 @@ class SignedRelease:
 
 def list_releases(repository: Repository) -> list[SignedRelease]:
     """Every release that is signed or waits for signatures, in the order of product, counter and version."""
-    published = repository.signed_files(pending=False)
-    known = {} if published is None else published.targets
-    following = repository.signed_files(pending=True)
+    known = repository.entries(pending=False)
+    following = repository.entries(pending=True)
     found = []
-    for name, entry in ({} if following is None else following.targets).items():
+    for name, entry in following.items():
         if name.endswith(SUFFIX):
             continue
         claims = claims_of(entry)
-        described = following.targets.get(details_name(claims)) if following else None
+        described = following.get(details_name(claims))
         pairs = [(name, entry), (details_name(claims), described)]
         same = all(one is None or (at in known and known[at].hashes == one.hashes) for at, one in pairs)
         digest = None if described is None else described.hashes["sha256"]
@@ -97,8 +97,7 @@ def take_in(
     repository = ceremony.repository
     repository.need_root()
     name = release.manifest.name
-    waiting = repository.newest("targets")
-    listed = {} if waiting is None else waiting.signed.targets
+    listed = repository.entries(pending=True)
     if name in listed:
         if listed[name].hashes.get("sha256") != release.record.manifest_sha256:
             raise error(
@@ -148,25 +147,57 @@ def check_counter(repository: Repository, new: Manifest) -> None:
 
 def _list(ceremony: Ceremony, release: Release) -> None:
     repository = ceremony.repository
-    published = repository.published("targets")
-    base = repository.newest("targets")
-    if base is None:
-        ends = signing.expires("targets", ceremony.now, ceremony.lifetimes)
-        following: Metadata[Targets] = Metadata(Targets(1, signing.SPEC_VERSION, ends))
-    else:
-        following = ceremony.following(base)
-        following.signed.version = 1 if published is None else published.signed.version + 1
+    if repository.newest(lists.TOP) is None:
+        first_list(ceremony, lists.TOP)
     name = release.manifest.name
-    following.signed.targets[name] = signing.entry(name, release.manifest_bytes, release.manifest.claims)
+    new = {name: signing.entry(name, release.manifest_bytes, release.manifest.claims)}
     if release.extras is not None:
         at = details_name(release.manifest.claims)
-        following.signed.targets[at] = TargetFile(
+        new[at] = TargetFile(
             length=len(release.extras.data), hashes={"sha256": release.extras.sha256}, path=at
         )
-    waiting = repository.pending.get("targets")
+    for at, entry in new.items():
+        role = lists.speaker(repository.list_of, at)
+        following = next_list(ceremony, role)
+        following.targets[at] = entry
+        if lists.is_full(following) and lists.BINS not in role:
+            for one, made in lists.cut(role, following, ceremony.judge(role)).items():
+                repository.pending[one] = made
+
+
+def first_list(ceremony: Ceremony, role: str) -> None:
+    """Prepares the first, empty version of a list."""
+    ends = signing.expires("targets", ceremony.now, ceremony.lifetimes)
+    ceremony.repository.pending[role] = Metadata(Targets(1, signing.SPEC_VERSION, ends))
+
+
+def next_list(ceremony: Ceremony, role: str) -> Targets:
+    """The list that comes next, for changes; signatures on what waited before are dropped."""
+    repository = ceremony.repository
+    published, base = repository.published(role), repository.newest(role)
+    assert base is not None
+    following = ceremony.following(base)
+    following.signed.version = 1 if published is None else published.signed.version + 1
+    waiting = repository.pending.get(role)
     if waiting is not None:
         ceremony.dropped += len(waiting.signatures)
-    repository.pending["targets"] = following
+    repository.pending[role] = following
+    made: Targets = following.signed
+    return made
+
+
+def delegate(ceremony: Ceremony, product: str, keys: list[SSlibKey], threshold: int) -> None:
+    """Prepares that `threshold` of `keys` sign the releases of `product`; what is signed of it stays signed.
+
+    Raises as `lists.delegate` does.
+    """
+    repository = ceremony.repository
+    repository.need_root()
+    if repository.newest(lists.TOP) is None:
+        first_list(ceremony, lists.TOP)
+    lists.delegate(next_list(ceremony, lists.TOP), product, keys, threshold)
+    if repository.newest(product) is None:
+        first_list(ceremony, product)
 
 
 def _store(folder: Path, release: Release) -> None:
@@ -246,15 +277,14 @@ def read_signed(repository: Repository, signed: SignedRelease) -> Release:
     data = read_bounded(
         manifest_path(folder, signed.claims, record), limits.MANIFEST_SIZE_BYTES_MAX, "manifest"
     )
-    files = repository.signed_files(pending=True)
-    assert files is not None
-    check_manifest_bytes(files.targets[signed.name], data)
+    files = repository.entries(pending=True)
+    check_manifest_bytes(files[signed.name], data)
     parsed = manifest.decode(data)
     if parsed.claims != signed.claims:
         raise error("metadata-mismatch", f"the manifest {signed.name} does not say what is signed of it")
     extras = None
     if signed.details_sha256 is not None:
-        extras = _read_signed_extras(folder, files.targets[details_name(signed.claims)], parsed)
+        extras = _read_signed_extras(folder, files[details_name(signed.claims)], parsed)
     return Release(folder / "payloads", record, data, parsed, extras)
 
 

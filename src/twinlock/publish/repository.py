@@ -1,6 +1,7 @@
 """The repository folder: what is published, what waits for signatures, and the one step between them.
 
-    REPO/metadata/       N.root.json, N.targets.json, N.snapshot.json, timestamp.json: what devices read
+    REPO/metadata/       N.root.json, N.targets.json, N.snapshot.json, timestamp.json: what devices read;
+                         N.ROLE.json of delegated lists, see `publish.lists`
     REPO/targets/        PRODUCT/SHA256.VERSION.manifest
     REPO/payloads/       SHA256.payload
     REPO/releases/       PRODUCT/VERSION.json: which payloads a release has (a `release.json`)
@@ -16,21 +17,23 @@ written last.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 import msgspec
-from tuf.api.metadata import Metadata, Root, Targets
+from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from twinlock.core import limits
 from twinlock.core.durable import os_errors, read_bounded, remove_durably, write_atomic
 from twinlock.core.errors import error
+from twinlock.core.trust.delegations import delegated_roles, file_name
 from twinlock.core.trust.verifier import TrustedSet
-from twinlock.publish import signing
+from twinlock.publish import lists, signing
 from twinlock.publish.locking import folder_lock
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)  # when nothing had expired yet
@@ -54,6 +57,7 @@ class Chain:
     timestamp: bytes | None = None
     snapshot: bytes | None = None
     targets: bytes | None = None
+    delegated: Mapping[str, bytes] = field(default_factory=dict)
 
     def verify(self, now: datetime) -> TrustedSet:
         """What a new device that pins the first root makes of it. Raises TrustError."""
@@ -66,6 +70,15 @@ class Chain:
         trusted.update_timestamp(self.timestamp)
         trusted.update_snapshot(self.snapshot)
         trusted.update_targets(self.targets)
+        waiting = [("targets", trusted.targets)]
+        while waiting:
+            role, signed = waiting.pop(0)
+            for child in delegated_roles(signed):
+                if child not in self.delegated:
+                    raise error(
+                        "metadata-missing", f"the list {child}, which {role} delegates to, is missing"
+                    )
+                waiting.append((child, trusted.update_role(self.delegated[child], child, role)))
         return trusted
 
 
@@ -134,11 +147,17 @@ class Repository:
         self._removed: Final[tuple[str, ...]] = () if commit is None else commit.remove
         self.chain: Chain | None = self._load_chain()
         self.pending: Final[dict[str, Metadata[Any]]] = {}
-        for role in signing.KINDS:
-            name = f"pending/{role}.json"
+        for role in self._pending_roles():
+            name = f"pending/{file_name(role)}.json"
             data = None if name in self._removed else self._load(name, role)
             if data is not None:
-                self.pending[role] = signing.decode(role, data)
+                self.pending[role] = signing.decode(lists.kind_of(role), data)
+
+    def _pending_roles(self) -> list[str]:
+        with os_errors(f"repository {self.folder}"):
+            here = {unquote(path.stem) for path in (self.folder / "pending").glob("*.json")}
+        here |= {unquote(name[8:-5]) for name in self._overlay if name.startswith("pending/")}
+        return [*signing.KINDS, *sorted(here - set(signing.KINDS))]
 
     def _load(self, name: str, role: str) -> bytes | None:
         if name in self._overlay:
@@ -146,7 +165,8 @@ class Repository:
         path = self.folder / name
         if not path.exists():
             return None
-        return read_bounded(path, limits.METADATA_SIZE_BYTES_MAX[role], f"{role} metadata")
+        size_bytes_max = limits.METADATA_SIZE_BYTES_MAX[lists.kind_of(role)]
+        return read_bounded(path, size_bytes_max, f"{role} metadata")
 
     def _load_chain(self) -> Chain | None:
         roots: list[bytes] = []
@@ -161,13 +181,15 @@ class Repository:
             snapshot = self._need(
                 signing.decode("timestamp", timestamp).signed.snapshot_meta.version, "snapshot"
             )
-            listed = signing.decode("snapshot", snapshot).signed.meta["targets.json"]
-            chain = Chain(tuple(roots), timestamp, snapshot, self._need(listed.version, "targets"))
+            meta = signing.decode("snapshot", snapshot).signed.meta
+            files = {name.removesuffix(".json"): listed.version for name, listed in meta.items()}
+            loaded = {role: self._need(version, role) for role, version in files.items()}
+            chain = Chain(tuple(roots), timestamp, snapshot, loaded.pop("targets"), loaded)
         chain.verify(EPOCH)
         return chain
 
     def _need(self, version: int, role: str) -> bytes:
-        name = f"metadata/{version}.{role}.json"
+        name = f"metadata/{version}.{file_name(role)}.json"
         data = self._load(name, role)
         if data is None:
             raise error("metadata-missing", f"{self.folder / name} is missing")
@@ -182,14 +204,16 @@ class Repository:
         """What is published of `role`."""
         if self.chain is None:
             return None
-        data = self.chain.roots[-1] if role == "root" else getattr(self.chain, role)
-        return None if data is None else signing.decode(role, data)
+        if role == "root":
+            return self.root
+        data = getattr(self.chain, role) if role in signing.KINDS else self.chain.delegated.get(role)
+        return None if data is None else signing.decode(lists.kind_of(role), data)
 
     def published_files(self) -> dict[str, bytes]:
         """What is published of each list of releases, by role, byte for byte."""
         if self.chain is None or self.chain.targets is None:
             return {}
-        return {"targets": self.chain.targets}
+        return {"targets": self.chain.targets, **self.chain.delegated}
 
     def newest(self, role: str) -> Metadata[Any] | None:
         """What waits for signatures, or else what is published, of `role`."""
@@ -202,19 +226,27 @@ class Repository:
             raise error("input-missing", f"{self.folder} has no root yet", hint="run `twinlock keys init`")
         return root
 
-    def signed_files(self, *, pending: bool) -> Targets | None:
-        """The list of releases that is published, or with `pending` the one that comes next."""
-        metadata = self.newest("targets") if pending else self.published("targets")
+    def list_of(self, role: str, *, pending: bool = True) -> Targets | None:
+        """One list of releases: the published one, or with `pending` the one that comes next."""
+        metadata = self.newest(role) if pending else self.published(role)
         return None if metadata is None else metadata.signed
+
+    def entries(self, *, pending: bool) -> dict[str, TargetFile]:
+        """What all lists name: those published, or with `pending` those that come next."""
+        found: dict[str, TargetFile] = {}
+        for _, _, signed in lists.walk(lambda role: self.list_of(role, pending=pending)):
+            if signed is not None:
+                found = {**signed.targets, **found}  # who is asked first counts
+        return found
 
     def save_pending(self) -> None:
         """Makes `pending` durable; a role that is no longer in it has its file removed."""
         with os_errors(f"repository {self.folder}"):
-            for role in signing.KINDS:
-                path = self.folder / "pending" / f"{role}.json"
-                if role in self.pending:
-                    write_atomic(path, signing.encode(self.pending[role]))
-                elif path.exists():
+            names = {f"{file_name(role)}.json": metadata for role, metadata in self.pending.items()}
+            for name, metadata in names.items():
+                write_atomic(self.folder / "pending" / name, signing.encode(metadata))
+            for path in (self.folder / "pending").glob("*.json"):
+                if path.name not in names:
                     remove_durably(path)
 
     def commit(self, chain: Chain, now: datetime) -> None:
@@ -222,12 +254,16 @@ class Repository:
         trusted = chain.verify(now)
         files = {f"metadata/{number}.root.json": data for number, data in enumerate(chain.roots, 1)}
         if chain.timestamp and chain.snapshot and chain.targets and trusted.snapshot and trusted.targets:
+            for role, data in chain.delegated.items():
+                version = signing.decode("targets", data).signed.version
+                files[f"metadata/{version}.{file_name(role)}.json"] = data
             files[f"metadata/{trusted.targets.version}.targets.json"] = chain.targets
             files[f"metadata/{trusted.snapshot.version}.snapshot.json"] = chain.snapshot
             files["metadata/timestamp.json"] = chain.timestamp
         known = self._known_files()
         changed = {name: data for name, data in files.items() if known.get(name) != data}
-        step = Commit(changed, tuple(f"pending/{role}.json" for role in signing.KINDS))
+        here = sorted({*signing.KINDS, *self._pending_roles(), *self.pending})
+        step = Commit(changed, tuple(f"pending/{file_name(role)}.json" for role in here))
         with os_errors(f"repository {self.folder}"):
             write_atomic(self.folder / COMMIT, msgspec.json.encode(step))
         _finish_commit(self.folder)
@@ -237,4 +273,8 @@ class Repository:
     def _known_files(self) -> dict[str, bytes]:
         if self.chain is None:
             return {}
-        return {f"metadata/{number}.root.json": data for number, data in enumerate(self.chain.roots, 1)}
+        known = {f"metadata/{number}.root.json": data for number, data in enumerate(self.chain.roots, 1)}
+        for role, data in self.chain.delegated.items():
+            version = signing.decode("targets", data).signed.version
+            known[f"metadata/{version}.{file_name(role)}.json"] = data
+        return known

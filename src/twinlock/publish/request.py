@@ -36,7 +36,7 @@ from twinlock.core.trust import hashes
 from twinlock.core.trust.keys import public_key
 from twinlock.core.trust.shapes import Envelope
 from twinlock.core.trust.verifier import TrustedSet, check_manifest_bytes, claims_of
-from twinlock.publish import signing
+from twinlock.publish import lists, signing
 from twinlock.publish.keys import KeyRing
 from twinlock.publish.signing import Signatures
 
@@ -163,7 +163,7 @@ def check(request: Request, now: datetime, pinned: bytes | None = None) -> Check
     newest = _newest_root(request, now, pinned)
     _check_base_names(request)
     files = {role: _decode(role, data) for role, data in request.files.items()}
-    base = {role: signing.decode(_kind(role), data) for role, data in request.base.items()}
+    base = {role: signing.decode(lists.kind_of(role), data) for role, data in request.base.items()}
     judges = _Judges(newest, files, base)
     items = []
     for role in sorted(files, key=_order):
@@ -178,16 +178,12 @@ def check(request: Request, now: datetime, pinned: bytes | None = None) -> Check
             raise error(
                 "metadata-signature", f"the published {role} in the request is not signed by its keys"
             )
+    _check_unchanged(base, items)
     return Checked(request, tuple(items), *_check_releases(request, items))
 
 
 def _order(role: str) -> tuple[int, str]:
     return (("root", "targets").index(role) if role in ("root", "targets") else 2, role)
-
-
-def _kind(role: str) -> str:
-    """The type of a role's file: a delegated role's is a list of releases too."""
-    return role if role in signing.KINDS else "targets"
 
 
 def _newest_root(request: Request, now: datetime, pinned: bytes | None) -> Root | None:
@@ -215,14 +211,9 @@ def _newest_root(request: Request, now: datetime, pinned: bytes | None) -> Root 
 
 
 def _check_base_names(request: Request) -> None:
-    for role in request.base:
-        if role not in request.files and role != "targets":
-            raise error(
-                "request-changed", f"the request brings a published {role[:80]} that it does not change"
-            )
     if "root" in request.base:
         raise error("request-changed", "the request names the published root twice")
-    for role in request.files:
+    for role in (*request.files, *request.base):
         if role in ("snapshot", "timestamp"):
             raise error("request-changed", f"{role} is signed online, never by a request")
 
@@ -237,7 +228,7 @@ def _decode(role: str, data: bytes) -> Metadata[Any]:
         ) from problem
     if len(ids) != len(set(ids)):
         raise error("signature-repeated", f"{role} in the request has two signatures of one key")
-    return signing.decode(_kind(role), data)
+    return signing.decode(lists.kind_of(role), data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,26 +244,28 @@ class _Judges:
             return (following,) if self.newest is None else (self.newest, following)
         if role == "targets":
             return (self.files["root"].signed if "root" in self.files else self._root(),)
-        return (self._delegator(role, "targets", {**self.base, **self.files}),)
+        return (self._delegator(role, {**self.base, **self.files}),)
 
     def published(self, role: str) -> Judge:
         """Who vouched for what is published."""
-        return self._root() if role == "targets" else self._delegator(role, "targets", self.base)
+        return self._root() if role == "targets" else self._delegator(role, self.base)
 
     def _root(self) -> Root:
         if self.newest is None:
             raise error("request-changed", "the request asks for more than a first root, and has no root")
         return self.newest
 
-    def _delegator(self, role: str, name: str, files: Mapping[str, Metadata[Any]]) -> Targets:
-        if name not in files:
-            raise error("request-changed", f"nothing in the request delegates to {role[:80]!r}")
-        found: Targets = files[name].signed
-        try:
-            found.get_delegated_role(role)
-        except ValueError as problem:
-            raise error("request-changed", f"nothing in the request delegates to {role[:80]!r}") from problem
-        return found
+    def _delegator(self, role: str, files: Mapping[str, Metadata[Any]]) -> Targets:
+        def load(name: str) -> Targets | None:
+            found = files.get(name)
+            return None if found is None else found.signed
+
+        for one, delegator, _ in lists.walk(load):
+            if one == role:
+                judge = load(delegator)
+                assert judge is not None
+                return judge
+        raise error("request-changed", f"nothing in the request delegates to {role[:80]!r}")
 
 
 def _check_follows(item: Item, root_version: int | None) -> None:
@@ -286,12 +279,15 @@ def _check_follows(item: Item, root_version: int | None) -> None:
             "request-changed",
             f"{item.role} version {version} in the request does not follow version {before}",
         )
-    if item.base is None or item.role == "root":
-        return
-    for name, entry in item.base.signed.targets.items():
-        new = item.metadata.signed.targets.get(name)
-        if new is not None and new.to_dict() != entry.to_dict():
-            raise error("request-changed", f"the request changes the signed release {name}")
+
+
+def _check_unchanged(base: Mapping[str, Metadata[Any]], items: list[Item]) -> None:
+    """What is signed of a release never changes, whichever list it goes to."""
+    known = {name: entry for metadata in base.values() for name, entry in metadata.signed.targets.items()}
+    for item in items:
+        for name, entry in item.metadata.signed.targets.items() if item.role != "root" else ():
+            if name in known and known[name].to_dict() != entry.to_dict():
+                raise error("request-changed", f"the request changes the signed release {name}")
 
 
 def _check_signatures(item: Item) -> None:

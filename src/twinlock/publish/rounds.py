@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from twinlock.core import limits
 from twinlock.core.durable import read_bounded
 from twinlock.core.errors import TwinlockError, error
-from twinlock.publish import signing
+from twinlock.publish import lists, signing
 from twinlock.publish.ceremony import Ceremony
 from twinlock.publish.releases import (
     details_name,
@@ -39,8 +39,9 @@ def make(repository: Repository) -> Request:
         )
     published = repository.published_files()
     wanted = {role for role in files if role != "root"}
-    if wanted - {"targets"}:
-        wanted.add("targets")  # who the delegated roles are judged by
+    for role, delegator, _ in lists.walk(repository.list_of):
+        if role in files and role != lists.TOP:
+            wanted |= {delegator, lists.TOP}  # they say whose signatures count
     return Request(
         format="twinlock-signing-request",
         format_version=1,
@@ -54,8 +55,7 @@ def make(repository: Repository) -> Request:
 def _manifests(repository: Repository) -> dict[str, bytes]:
     """The manifests and details that no published list names."""
     found: dict[str, bytes] = {}
-    waiting, published = repository.signed_files(pending=True), repository.signed_files(pending=False)
-    new = set(waiting.targets if waiting else ()) - set(published.targets if published else ())
+    new = set(repository.entries(pending=True)) - set(repository.entries(pending=False))
     for one in list_releases(repository):
         if not one.published:
             record = read_record(repository, one)

@@ -254,7 +254,9 @@ def _metadata(chain: Chain) -> dict[str, Any]:
     assert chain.timestamp is not None
     assert chain.snapshot is not None
     assert chain.targets is not None
+    delegated = {role: _text(data) for role, data in chain.delegated.items()}
     return {
+        **({"delegated": delegated} if delegated else {}),
         "roots": [_text(data) for data in chain.roots[-ROOTS_MAX:]],
         "timestamp": _text(chain.timestamp),
         "snapshot": _text(chain.snapshot),

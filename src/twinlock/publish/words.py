@@ -64,12 +64,21 @@ def _of_releases(item: Item, checked: Checked) -> list[str]:
     named = "List of releases" if item.role == "targets" else f"List of releases of {item.role}"
     lines = [f"{named} {before} -> {new.version}, valid until {_day(new)}:"]
     changes = _of_delegations(item)
-    for name in sorted(new.targets):
+    elsewhere = {
+        name for one in checked.items if one.role != "root" and one.base for name in one.base.signed.targets
+    }
+    here = sorted(name for name in new.targets if name in known or name not in elsewhere)
+    for name in here:
         if name not in known and name.endswith(SUFFIX):
             changes += _of_details(checked.details[name])
         elif name not in known:
             changes += _of_release(checked, name, claims_of(new.targets[name]), known)
-    changes += [f"  the release {name} is taken back" for name in sorted(known) if name not in new.targets]
+    others = {name for one in checked.items if one.role != "root" for name in one.metadata.signed.targets}
+    gone = sorted(name for name in known if name not in new.targets)
+    changes += [f"  {name} is taken back" for name in gone if name not in others]
+    moved = sum(name in others for name in gone)
+    if moved:
+        changes.append(f"  {moved} names move to other lists of this request, unchanged")
     return lines + (changes or ["  the same releases, a new end"])
 
 

@@ -129,7 +129,7 @@ def sign(
 def state_of(repo: Path) -> tuple[list[str], Repository]:
     """The names of the published releases, and the repository, opened only for reading."""
     with open_repository(repo, write=False) as repository:
-        published = repository.signed_files(pending=False)
+        published = repository.list_of("targets", pending=False)
         return sorted(published.targets if published else []), repository
 
 

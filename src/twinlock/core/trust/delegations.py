@@ -32,6 +32,15 @@ def file_name(role: str) -> str:
     return quoted
 
 
+def delegated_roles(targets: Targets | None) -> list[str]:
+    """The roles that a list delegates to, in order."""
+    if targets is None or targets.delegations is None:
+        return []
+    if targets.delegations.succinct_roles is not None:
+        return list(targets.delegations.succinct_roles.get_roles())
+    return list(targets.delegations.roles or {})
+
+
 def find(name: str, load: Callable[[str, str], Targets]) -> TargetFile | None:
     """What the most trusted role says of `name`; None when no role that may speak for it lists it.
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ROOT: Final = re.compile(r"([1-9][0-9]{0,9})\.root\.json", re.ASCII)
-_NAME: Final = re.compile(r"(?:timestamp|[1-9][0-9]{0,9}\.(?:root|targets|snapshot))\.json", re.ASCII)
+_NAME: Final = re.compile(r"(?:timestamp|[1-9][0-9]{0,9}\.[A-Za-z0-9_.~%-]{1,200})\.json", re.ASCII)
 _SIZE_BYTES_MAX: Final = max(limits.METADATA_SIZE_BYTES_MAX.values())
 
 

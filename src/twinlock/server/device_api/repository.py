@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from twinlock.server.director.answers import Director
     from twinlock.server.releases.ports import MetadataFolder
 
-_METADATA: Final = re.compile(r"(?:timestamp|[1-9][0-9]{0,9}\.(?:root|targets|snapshot))\.json", re.ASCII)
+_METADATA: Final = re.compile(r"(?:timestamp|[1-9][0-9]{0,9}\.[A-Za-z0-9_.~%-]{1,200})\.json", re.ASCII)
 _ROOT: Final = re.compile(r"([1-9][0-9]{0,9})\.root\.json", re.ASCII)
 _MANIFEST: Final = re.compile(r"([^/]{1,64})/([0-9a-f]{64})\.([^/]{1,64})\.manifest", re.ASCII)
 _FOREVER: Final = "public, immutable, max-age=31536000"

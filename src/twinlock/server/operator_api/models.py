@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from twinlock.core import limits
 from twinlock.core.errors import error
 from twinlock.server.enrolment import tokens
-from twinlock.server.releases.chain import ROOTS_PER_PUBLICATION_MAX
+from twinlock.server.releases.chain import DELEGATED_PER_PUBLICATION_MAX, ROOTS_PER_PUBLICATION_MAX
 from twinlock.server.releases.publish import PAYLOADS_PER_RELEASE_MAX
 from twinlock.server.rollouts.model import DEVICES_PER_ROLLOUT_MAX
 
@@ -53,6 +53,10 @@ class MetadataBody(Body):
     timestamp: Base64
     snapshot: Base64
     targets: Base64
+    delegated: Annotated[
+        dict[Annotated[str, Field(max_length=limits.ROLE_FILE_NAME_LENGTH_MAX)], Base64],
+        Field(max_length=DELEGATED_PER_PUBLICATION_MAX),
+    ] = {}
 
 
 class PayloadBody(Body):

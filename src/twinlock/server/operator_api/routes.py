@@ -135,6 +135,7 @@ def _offered(body: models.MetadataBody) -> Offered:
         timestamp=models.unbase64(body.timestamp, "the timestamp"),
         snapshot=models.unbase64(body.snapshot, "the snapshot"),
         targets=models.unbase64(body.targets, "the targets"),
+        delegated={role: models.unbase64(data, "a list") for role, data in body.delegated.items()},
     )
 
 

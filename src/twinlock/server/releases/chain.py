@@ -7,12 +7,13 @@ does on every device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from tuf.api.metadata import Root, Timestamp
 
 from twinlock.core.errors import TrustError, error
+from twinlock.core.trust.delegations import delegated_roles, file_name
 from twinlock.core.trust.metadata import read
 from twinlock.core.trust.verifier import TrustedSet
 
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from twinlock.core.trust.floors import Floors
     from twinlock.server.releases.ports import MetadataFolder
 
 ROOTS_PER_PUBLICATION_MAX: Final = 64
+DELEGATED_PER_PUBLICATION_MAX: Final = 1024
 _TIMESTAMP: Final = "timestamp.json"
 
 
@@ -34,6 +37,7 @@ class Offered:
     timestamp: bytes
     snapshot: bytes
     targets: bytes
+    delegated: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +100,35 @@ def verify(offered: Offered, pinned: bytes, folder: MetadataFolder, now: datetim
         _check_unchanged(folder, snapshot_name, offered.snapshot)
     if trusted.targets.version <= known.targets:
         _check_unchanged(folder, targets_name, offered.targets)
-    files = {targets_name: offered.targets, snapshot_name: offered.snapshot}
+    files = _take_delegated(trusted, offered, known, folder)
+    files |= {targets_name: offered.targets, snapshot_name: offered.snapshot}
     files |= {f"{version}.root.json": data for version, data in new_roots.items()}
     files[_TIMESTAMP] = offered.timestamp
     return Verified(trusted, files)
+
+
+def _take_delegated(
+    trusted: TrustedSet, offered: Offered, known: Floors, folder: MetadataFolder
+) -> dict[str, bytes]:
+    """Takes every list that the snapshot names, from what is offered or served; the files by name."""
+    assert trusted.snapshot is not None
+    files: dict[str, bytes] = {}
+    waiting = [("targets", trusted.targets)]
+    while waiting:
+        delegator, signed = waiting.pop(0)
+        for role in delegated_roles(signed):
+            version = trusted.listed(role).version
+            name = f"{version}.{file_name(role)}.json"
+            data = offered.delegated.get(role) or folder.read(name)
+            if data is None:
+                raise error("metadata-missing", f"the list {role[:80]}, which is delegated to, was not sent")
+            waiting.append((role, trusted.update_role(data, role, delegator)))
+            if version <= known.delegated.get(f"{role}.json", 0):
+                _check_unchanged(folder, name, data)
+            files[name] = data
+            if len(files) > DELEGATED_PER_PUBLICATION_MAX:
+                raise error("request-too-large", f"more than {DELEGATED_PER_PUBLICATION_MAX} lists")
+    return files
 
 
 def _take_roots(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,13 @@ from typing import Any
 import pytest
 
 from tests.unit.cli.world import PACK, Worlds
+from twinlock.agent.clock import SystemClock
+from twinlock.agent.config import NetworkConfig
+from twinlock.agent.http import HttpNetwork
+from twinlock.agent.metadata import MetadataClient
+from twinlock.agent.store import FolderStore
 from twinlock.cli.main import main
+from twinlock.publish import lists
 
 Capture = pytest.CaptureFixture[str]
 
@@ -159,3 +166,41 @@ def test_a_wrong_token_is_refused(world: Path, capsys: Capture) -> None:
         assert (
             refused(capsys, "release", "publish", "--server", address, "--token", "x" * 43) == "unauthorised"
         )
+
+
+def resolve(address: str, device: Path, name: str) -> list[str]:
+    """Lets the agent's metadata client on the state folder `device` find a release; the lists it keeps."""
+    clock, store = SystemClock(), FolderStore(device)
+    network = HttpNetwork(clock, NetworkConfig())
+    try:
+        client = MetadataClient(network, store, clock, address, Path("repo/metadata/1.root.json"))
+        client.refresh()
+        assert client.manifest(*client.claims(name))[1].name == name
+    finally:
+        network.done(keep=False)
+    kept = {path.stem for path in (device / "metadata").iterdir()}
+    return sorted(kept - {"root", "timestamp", "snapshot", "targets"})
+
+
+def test_delegated_lists_and_bins_reach_a_device(
+    world: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ok(capsys, "keys", "create", "--keys", "line", "--role", "targets", "--name", "line")
+    for name in ("targets-line.pem", "targets-line.pub"):
+        shutil.copy(world / "line" / name, world / "keys" / name)
+    ok(capsys, "keys", "delegate", "demo", "--key", "line/targets-line.pub")
+    ok(capsys, "release", "sign", "demo-1.1")
+    device, late = world / "device", world / "late"
+    with serving(world / "server") as address:
+        monkeypatch.setenv("TWINLOCK_SERVER", address)
+        ok(capsys, "release", "publish")
+        assert resolve(address, device, "demo/1.1.manifest") == ["demo"]
+        monkeypatch.setattr(lists, "NAMES_MAX", 1)
+        ok(capsys, "release", "pack", "image", "--version", "1.2", "--counter", "3", *PACK)
+        ok(capsys, "release", "sign", "demo-1.2")
+        ok(capsys, "release", "publish", "demo/1.2")
+        for state in (device, late):  # one that knew the list before it was cut, and a new one
+            kept = resolve(address, state, "demo/1.2.manifest")
+            assert kept[0] == "demo"
+            assert [name[:10] for name in kept[1:]] == ["demo-bins-"]
+        assert resolve(address, late, "demo/1.0.manifest") == kept  # still listed by the top list

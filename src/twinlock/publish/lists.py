@@ -38,10 +38,16 @@ def kind_of(role: str) -> str:
 
 
 def walk(load: Callable[[str], Targets | None]) -> Iterator[tuple[str, str, Targets | None]]:
-    """Every list with who delegates to it, the delegator always first; None where `load` has nothing."""
-    waiting = [(TOP, "root")]
+    """Every list with who delegates to it, the delegator always first; None where `load` has nothing.
+
+    Each pair comes once, so lists that delegate in a circle end too.
+    """
+    waiting, seen = [(TOP, "root")], set[tuple[str, str]]()
     while waiting:
-        role, delegator = waiting.pop(0)
+        role, delegator = pair = waiting.pop(0)
+        if pair in seen:
+            continue
+        seen.add(pair)
         signed = load(role)
         yield role, delegator, signed
         if signed is not None:

@@ -71,9 +71,13 @@ class Chain:
         trusted.update_snapshot(self.snapshot)
         trusted.update_targets(self.targets)
         waiting = [("targets", trusted.targets)]
+        seen = set[tuple[str, str]]()
         while waiting:
             role, signed = waiting.pop(0)
             for child in delegated_roles(signed):
+                if (child, role) in seen:
+                    continue
+                seen.add((child, role))
                 if child not in self.delegated:
                     raise error(
                         "metadata-missing", f"the list {child}, which {role} delegates to, is missing"

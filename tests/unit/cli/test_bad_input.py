@@ -22,7 +22,7 @@ from tests.unit.cli.world import PACK
 from tests.unit.publish.tools import as_nobody, file_size_limit
 from twinlock.cli.main import main
 from twinlock.core.errors import CATALOGUE, EXIT_CODES
-from twinlock.core.limits import IMAGE_SIZE_BYTES_MAX
+from twinlock.core.limits import IMAGE_SIZE_BYTES_MAX, SBOM_SIZE_BYTES_MAX
 from twinlock.publish import keys as key_files
 
 Break = Callable[[Path], None]
@@ -240,6 +240,19 @@ def other_json(world: Path) -> None:
     (world / "file").write_text('{"signed": {"_type": "mirrors"}, "signatures": []}')
 
 
+def deep_sbom(world: Path) -> None:
+    (world / "file").write_bytes(b'{"bomFormat": "CycloneDX", "specVersion": "1.6", "x": ' + b"[" * 60_000)
+
+
+def later_sbom(world: Path) -> None:
+    (world / "file").write_text('{"bomFormat": "CycloneDX", "specVersion": "9.0"}')
+
+
+def huge_sbom(world: Path) -> None:
+    (world / "file").write_bytes(b"")
+    os.truncate(world / "file", SBOM_SIZE_BYTES_MAX + 1)
+
+
 def a_pipe(world: Path) -> None:
     os.mkfifo(world / "pipe")
 
@@ -327,7 +340,19 @@ PACKING = [
     Case(PACK_IMAGE + " --hardware a/b", "input-invalid"),
     Case(PACK_IMAGE + " --sbom none", "input-missing"),
     Case(PACK_IMAGE + " --sbom token", "input-wrong-type"),
+    Case(PACK_IMAGE + " --sbom keys", "input-wrong-type"),
+    Case(PACK_IMAGE + " --sbom pipe", "input-wrong-type", a_pipe),
+    Case(PACK_IMAGE + " --sbom file", "input-wrong-type", other_json),
+    Case(PACK_IMAGE + " --sbom file", "input-wrong-type", binary),
+    Case(PACK_IMAGE + " --sbom file", "input-wrong-type", deep_sbom),
+    Case(PACK_IMAGE + " --sbom file", "format-unknown", later_sbom),
+    Case(PACK_IMAGE + " --sbom file", "input-too-large", huge_sbom),
     Case(PACK_IMAGE + " --advisory none", "input-missing"),
+    Case(PACK_IMAGE + " --advisory keys", "input-wrong-type"),
+    Case(PACK_IMAGE + " --advisory pipe", "input-wrong-type", a_pipe),
+    Case(PACK_IMAGE + " --advisory file", "input-wrong-type", binary),
+    Case(PACK_IMAGE + " --support-ends soon", "input-invalid"),
+    Case(PACK_IMAGE + " --support-ends 2031-02-30", "input-invalid"),
     Case(PACK_IMAGE + " --advisory demo-1.0/1.0.manifest --support-ends soon", "input-invalid"),
     Case(PACK_IMAGE + " --advisory empty", "input-invalid", empty_passphrase),
     Case(PACK_IMAGE + " --advisory image", "input-too-large"),

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Targets
 
 from tests.unit.publish.tools import (
@@ -232,6 +233,17 @@ def test_a_cut_goes_round_as_a_request(
         assert rounds.collect(run, [requests.check(made, NOW)]) == 33
         run.complete()
     assert Device(repo).client.find("demo/2.0.manifest").length > 0
+
+
+def test_lists_that_delegate_in_a_circle_end() -> None:
+    circle = Targets()
+    key = CryptoSigner.generate_ed25519().public_key
+    lists.delegate(circle, "one", [key], 1)
+    lists.delegate(circle, "two", [key], 1)
+    edges = [(role, delegator) for role, delegator, _ in lists.walk(lambda role: circle)]
+    assert edges[0] == ("targets", "root")
+    assert set(edges[1:]) == {(to, of) for to in ("one", "two") for of in ("targets", "one", "two")}
+    assert len(edges) == 7
 
 
 def offered(chain: Chain) -> Offered:

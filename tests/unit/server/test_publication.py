@@ -432,3 +432,22 @@ def test_publishing_is_in_the_audit_log(server: Server) -> None:
         "demo 1.1",
     )
     assert entry["detail"] == "root 1, targets 2, snapshot 2, timestamp 2"
+
+
+def test_lists_that_delegate_in_a_circle_are_taken_once(server: Server) -> None:
+    repository = server.repository
+    repository.delegate("targets", "one", paths=["demo/*"])
+    repository.delegate("one", "two", paths=["demo/*"])
+    repository.delegate("two", "one", paths=["demo/*"])
+    server.upload(RELEASE)
+    entry = repository.add_file(RELEASE.data, RELEASE.manifest.name, "two")
+    entry.unrecognized_fields["custom"] = {"twinlock": msgspec.to_builtins(RELEASE.manifest.claims)}
+    repository.publish("two", "one", "targets", "snapshot", "timestamp")
+    metadata = offered(repository)
+    refused(server, "metadata-missing", metadata=metadata)
+    lists = {role: text(repository.served(role)) for role in ("one", "two")}
+    answer = server.send(RELEASE, metadata=metadata | {"delegated": lists})
+    assert answer.status_code == 201, answer.text
+    for role in ("one", "two"):
+        served = server.http("GET", f"/repository/{repository.path(role)}")
+        assert (served.status_code, served.content) == (200, repository.served(role))

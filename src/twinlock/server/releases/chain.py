@@ -114,9 +114,13 @@ def _take_delegated(
     assert trusted.snapshot is not None
     files: dict[str, bytes] = {}
     waiting = [("targets", trusted.targets)]
+    seen = set[tuple[str, str]]()
     while waiting:
         delegator, signed = waiting.pop(0)
         for role in delegated_roles(signed):
+            if (role, delegator) in seen:  # lists may delegate in a circle
+                continue
+            seen.add((role, delegator))
             version = trusted.listed(role).version
             name = f"{version}.{file_name(role)}.json"
             data = offered.delegated.get(role) or folder.read(name)

@@ -58,18 +58,17 @@ def _start_slow_ones_first(items: list[pytest.Item]) -> None:
     """
     slow = [item for item in items if item.get_closest_marker("tries")]
     others = [item for item in items if not item.get_closest_marker("tries")]
-    half = len(others) // 2
+    half = len(items) // 2 - len(slow[::2])
     items[:] = [*slow[::2], *others[:half], *slow[1::2], *others[half:]]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.environ.get("TWINLOCK_LONG") != "1":
+        long = [item for item in items if item.get_closest_marker("long")]
+        if long:
+            config.hook.pytest_deselected(items=long)
+            items[:] = [item for item in items if item not in long]
     _start_slow_ones_first(items)
-    if os.environ.get("TWINLOCK_LONG") == "1":
-        return
-    long = [item for item in items if item.get_closest_marker("long")]
-    if long:
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if item not in long]
 
 
 @pytest.hookimpl(wrapper=True)

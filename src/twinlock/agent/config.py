@@ -192,6 +192,7 @@ class Config(_Table, frozen=True):
     boot: BootConfig
     root: Path | None = None
     director: Path | None = None
+    certificate: Path | None = None
     device_id: str = ""
     reboot: RebootConfig = RebootConfig()
     health: HealthConfig = HealthConfig()
@@ -258,6 +259,10 @@ def _check(config: Config) -> None:
         (config.state.is_absolute(), "state is not an absolute path"),
         (config.root is None or config.root.is_absolute(), "root is not an absolute path"),
         (config.director is None or config.director.is_absolute(), "director is not an absolute path"),
+        (
+            config.certificate is None or config.certificate.is_absolute(),
+            "certificate is not an absolute path",
+        ),
         (
             not any(
                 _holds(slot, boot, offset) for slot in config.slots.values() for offset in boot.offset_bytes

@@ -13,7 +13,8 @@ from twinlock.agent.api import DeviceApi
 from twinlock.agent.clock import SystemClock, SystemRandom
 from twinlock.agent.http import HttpNetwork
 from twinlock.agent.store import FolderStore
-from twinlock.core import device_key, protocol
+from twinlock.core import device_key, limits, protocol
+from twinlock.core.durable import read_bounded
 from twinlock.core.errors import error
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ def enrol(
 ) -> tuple[Identity, protocol.EnrolAnswer]:
     """Makes the key if there is none and asks the server; may be repeated, while pending and later.
 
-    Raises PolicyError `enrolment-conflict`, TransportError, DeviceError.
+    With `certificate` in the configuration its PEM file goes along: a fleet's CA may accept in the operator's
+    place. Raises PolicyError `enrolment-conflict`, `certificate-refused`, TransportError, DeviceError, and
+    InputError for a certificate that cannot be read.
     """
     own = identity.load_or_make(store, config)
     card = memory.Card(device_id=own.device_id, fingerprint=own.fingerprint)
@@ -43,9 +46,20 @@ def enrol(
         public_key=public_key,
         proof=proof,
         token=token,
+        certificate=_certificate(config),
     )
     api = DeviceApi(network, clock, random, config.network, config.server)
     return own, api.call("enrol", request, protocol.EnrolAnswer)
+
+
+def _certificate(config: Config) -> str | None:
+    if config.certificate is None:
+        return None
+    data = read_bounded(config.certificate, limits.CERTIFICATES_SIZE_BYTES_MAX, "certificate")
+    try:
+        return data.decode("ascii")
+    except UnicodeDecodeError as problem:
+        raise error("input-unreadable", f"certificate {config.certificate} is not PEM") from problem
 
 
 def command(config_path: Path, args: argparse.Namespace) -> int:

@@ -27,6 +27,7 @@ DEFAULT_CONFIG: Final = "/etc/twinlock/agent.toml"
 COMMANDS: Final = {
     "run": ("twinlock.agent.run", "settle a trial, ask the server, install what it assigns"),
     "enrol": ("twinlock.agent.enrol", "make this device's key and make it known to the server"),
+    "csr": ("twinlock.agent.csr", "print a certificate request for this device's key, for the fleet's CA"),
     "check": ("twinlock.agent.check", "the metadata process that `run` starts"),
     "status": ("twinlock.agent.status", "what this device runs and what the agent is doing"),
     "doctor": ("twinlock.agent.doctor.command", "look at this device: what is wrong, and how to mend it"),

@@ -71,6 +71,14 @@ class DeviceKey:
             .decode("ascii")
         )
 
+    def certificate_request(self, device_id: str) -> str:
+        """A request to a CA (PKCS #10, RFC 2986) for this key, as PEM; the common name is the device's id."""
+        from cryptography import x509  # a device asks once in its life
+
+        name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, device_id)])
+        made = x509.CertificateSigningRequestBuilder().subject_name(name).sign(self._key, hashes.SHA256())
+        return made.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
     def sign(self, text: bytes) -> bytes:
         """The DER signature over `text`."""
         return self._key.sign(text, _ALGORITHM)

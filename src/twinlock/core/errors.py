@@ -234,6 +234,9 @@ CATALOGUE: Final[dict[str, Spec]] = {
     "enrolment-pending": Spec(Kind.POLICY, "accept it with `twinlock device accept`"),
     "enrolment-rejected": Spec(Kind.POLICY, "the operator rejected this device; ask them"),
     "enrolment-conflict": Spec(Kind.POLICY, "this device id is enrolled with another key"),
+    "certificate-refused": Spec(
+        Kind.POLICY, "give the device a certificate of the fleet's CA for its key, named as the device is"
+    ),
     "unauthorised": Spec(Kind.POLICY, "give a valid token"),
     "session-expired": Spec(Kind.POLICY, "open a new session; the agent does so by itself"),
     "conflict": Spec(Kind.POLICY, "look at the present state and decide again"),

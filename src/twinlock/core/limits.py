@@ -80,6 +80,9 @@ EVIDENCE_SIZE_BYTES_MAX: Final = 64 * KIB  # packed
 EVIDENCE_TEXT_SIZE_BYTES_MAX: Final = 1 * MIB
 PAYLOAD_OFFERS_MAX: Final = 8
 DEVICE_ID_LENGTH_MAX: Final = 64
+CERTIFICATES_SIZE_BYTES_MAX: Final = (
+    16 * KIB
+)  # a device's certificate and those between it and a root, as PEM
 POLL_WAIT_S_MIN: Final = 1
 POLL_WAIT_S_MAX: Final = 7 * 24 * 3600
 

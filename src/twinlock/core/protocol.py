@@ -39,13 +39,17 @@ FINAL_STATES: Final[frozenset[str]] = frozenset({"succeeded", "failed", "rolled_
 
 
 class EnrolRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """A device asks to be known. `proof` signs the other fields (see `device_key.enrolment_bytes`)."""
+    """A device asks to be known. `proof` signs the first three (see `device_key.enrolment_bytes`).
+
+    `certificate` is PEM: that of a fleet's CA for this key and device id, then those between it and a root.
+    """
 
     device_id: str
     hardware: str
     public_key: str
     proof: bytes
     token: str | None = None
+    certificate: str | None = None
 
 
 class EnrolAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):

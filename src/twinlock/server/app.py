@@ -15,6 +15,7 @@ from twinlock.server.blobs.payloads import PayloadFiles
 from twinlock.server.clock import Clock, SystemClock, now_utc
 from twinlock.server.device_api.routes import device_routes, director_routes, repository_routes
 from twinlock.server.director.folder import DirectorFolder
+from twinlock.server.enrolment.fleet_ca import FleetCa
 from twinlock.server.http_answers import HANDLERS, FaultBoundary
 from twinlock.server.operator_api.routes import PREFIX as OPERATOR_PREFIX
 from twinlock.server.operator_api.routes import Parts, operator_app
@@ -35,12 +36,13 @@ def create_app(settings: Settings, *, clock: Clock | None = None, login_once: st
 
     `login_once` is a secret that logs a browser in once, at /login/SECRET. `app.state.start()` opens the
     database before the lifespan does, for a caller who wants its errors. Raises what reading the server's
-    secret, root and director raises.
+    secret, root, director and fleet CA raises.
     """
     clock = clock or SystemClock()
     secret = read_secret(settings)
     pinned = read_root(settings, clock)
     director = DirectorFolder(settings.folder).load(now_utc(clock), settings.director_answer_s)
+    fleet_ca = FleetCa.load(settings.folder / settings.fleet_ca) if settings.fleet_ca else None
     database = SqlDatabase(settings.url)
     payloads = PayloadFiles(settings.payloads, settings.temporary, settings.free_bytes_min)
     metadata = MetadataFiles(settings.repository)
@@ -60,7 +62,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None, login_once: st
             database.close()
 
     routes = [
-        *device_routes(database, payloads, settings, secret, clock, director),
+        *device_routes(database, payloads, settings, secret, clock, director, fleet_ca),
         _mount(DIRECTOR, director_routes(director)),
         _mount(REPOSITORY, repository_routes(metadata)),
         Mount(OPERATOR_PREFIX, operator_app(operators)),

@@ -47,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """How long a device that waits for the operator asks again after."""
     enrolment_needs_token: bool = False
     """Refuse new devices that are not preauthorised and show no enrolment token."""
+    fleet_ca: str = ""
+    """A PEM file (a path, or a name in the folder): devices that its roots certified are accepted at once."""
     session_s: int = 24 * 3600
     """How long a device's session token is good for."""
     director_answer_s: int = 7 * 24 * 3600

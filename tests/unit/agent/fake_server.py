@@ -40,6 +40,7 @@ class FakeServer:
     key: DevicePublicKey | None = None
     token: str = ""
     calls: list[str] = field(default_factory=list)
+    enrolments: list[protocol.EnrolRequest] = field(default_factory=list)
     polls: list[protocol.PollRequest] = field(default_factory=list)
     reports: dict[int, protocol.Report] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)  # assignments whose reports are never taken
@@ -115,6 +116,7 @@ class FakeServer:
         return self._take(protocol.decode_request(body, protocol.ReportBatch))
 
     def _enrol(self, request: protocol.EnrolRequest) -> protocol.EnrolAnswer:
+        self.enrolments.append(request)
         self.key = DevicePublicKey(request.public_key)
         signed = enrolment_bytes(request.device_id, request.hardware, request.public_key)
         self.key.verify(request.proof, signed, "enrolment")

@@ -430,6 +430,8 @@ KEEPING = [
     Case("release inspect file", "input-wrong-type", other_json),
     Case("release inspect file", "input-wrong-type", repo_is_a_file),
     Case("release inspect pipe", "input-wrong-type", a_pipe),
+    Case("release sign --request pipe", "input-wrong-type", a_pipe),
+    Case("release collect pipe", "input-wrong-type", a_pipe),
     Case("release inspect file", "payload-index-hash", damaged_index),
     Case("release inspect demo-1.1", "payload-hash", flipped_payload),
     Case("release inspect demo-1.1", "payload-malformed", cut_payload),

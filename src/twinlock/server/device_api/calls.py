@@ -28,7 +28,7 @@ from twinlock.core.protocol import (
     SignedEvidence,
     decode_request,
 )
-from twinlock.server.clock import now_ms
+from twinlock.server.clock import now_ms, now_utc
 from twinlock.server.devices import evidence
 from twinlock.server.devices.model import INDICATOR_FORK, CheckIn, Facts, Status, facts_of
 from twinlock.server.director import answers as director
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from twinlock.server.clock import Clock
     from twinlock.server.director.answers import Director
+    from twinlock.server.enrolment.fleet_ca import FleetCa
     from twinlock.server.ports import Database, PollView
     from twinlock.server.settings import Settings
 
@@ -63,14 +64,25 @@ class DeviceCalls:
     secret: bytes
     clock: Clock
     director: Director | None = None
+    fleet_ca: FleetCa | None = None
 
     async def enrol(self, request: Request) -> Response:
         """POST /enrol"""
         asked = decode_request(await read_body(request), EnrolRequest)
         key = enrolment.check_proof(asked)
         at_ms = now_ms(self.clock)
-        needs = self.settings.enrolment_needs_token
-        done = await self.database.submit(lambda t: enrolment.enrol(t, asked, key, at_ms, needs_token=needs))
+        certified = asked.certificate is not None and self.fleet_ca is not None
+        if asked.certificate is not None and self.fleet_ca is not None:
+            self.fleet_ca.check(asked.certificate, asked.device_id, key, now_utc(self.clock))
+        ask = partial(
+            enrolment.enrol,
+            request=asked,
+            key=key,
+            now_ms=at_ms,
+            needs_token=self.settings.enrolment_needs_token,
+            certified=certified,
+        )
+        done = await self.database.submit(ask)
         if done.refused is not None:
             raise done.refused
         return answer(EnrolAnswer(status=done.status.value, wait_s=self.settings.enrolment_wait_s))

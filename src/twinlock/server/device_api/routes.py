@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from twinlock.server.clock import Clock
     from twinlock.server.director.answers import Director
+    from twinlock.server.enrolment.fleet_ca import FleetCa
     from twinlock.server.ports import Database
     from twinlock.server.releases.ports import MetadataFolder, PayloadFolder
     from twinlock.server.settings import Settings
@@ -47,9 +48,10 @@ def device_routes(
     secret: bytes,
     clock: Clock,
     director: Director | None = None,
+    fleet_ca: FleetCa | None = None,
 ) -> list[Route]:
     """What is under /device/v1, each with its whole path: one lookup less than a mount, at every poll."""
-    calls = DeviceCalls(database, settings, secret, clock, director)
+    calls = DeviceCalls(database, settings, secret, clock, director, fleet_ca)
     downloads = Downloads(calls, payloads)
     return [
         Route(f"{PREFIX}/poll", calls.poll, methods=["POST"]),

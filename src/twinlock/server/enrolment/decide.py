@@ -3,9 +3,11 @@
 | known                              | asked                       | then                                   |
 |------------------------------------|-----------------------------|----------------------------------------|
 | nothing                            | any key                     | pending                                |
+| nothing                            | a key that the fleet's CA   | accepted                               |
+|                                    | certified for this id       |                                        |
 | the fingerprint is preauthorised   | that key                    | accepted (also in place of an old key) |
 | the fingerprint is preauthorised   | another key                 | conflict                               |
-| the device, pending or accepted    | same key, same hardware     | as it is                               |
+| the device, pending or accepted    | same key, same hardware     | as it is; accepted when certified      |
 | the device                         | same key, other hardware    | conflict                               |
 | the device                         | another key                 | conflict                               |
 | the device, rejected               | same key                    | rejected, until the operator accepts   |
@@ -39,11 +41,12 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Applicant:
-    """Who asks: the proof of the key has been checked."""
+    """Who asks: the proof of the key has been checked. `certified`: the fleet's CA spoke for it."""
 
     device_id: str
     hardware: str
     fingerprint: str
+    certified: bool = False
 
 
 def decide(known: Device | None, preauthorised: str | None, applicant: Applicant) -> Verdict:
@@ -51,11 +54,13 @@ def decide(known: Device | None, preauthorised: str | None, applicant: Applicant
     if preauthorised is not None:
         return _decide_preauthorised(known, preauthorised, applicant)
     if known is None:
-        return Verdict(Action.ADD, Status.PENDING)
+        return Verdict(Action.ADD, Status.ACCEPTED if applicant.certified else Status.PENDING)
     if known.fingerprint != applicant.fingerprint:
         return Verdict(Action.CONFLICT, why="it is enrolled with another key")
     if known.hardware != applicant.hardware:
         return Verdict(Action.CONFLICT, why=f"it is enrolled as hardware {known.hardware!r}")
+    if applicant.certified and known.status is Status.PENDING:
+        return Verdict(Action.REPLACE, Status.ACCEPTED)
     return Verdict(Action.KEEP, known.status)
 
 

@@ -50,14 +50,17 @@ def enrol(
     now_ms: int,
     *,
     needs_token: bool = False,
+    certified: bool = False,
 ) -> Enrolled:
     """Makes the applicant a device, or finds that it is one; see the table in `decide`.
+
+    `certified`: the fleet's CA spoke for this key and device id.
 
     Raises PolicyError `unauthorised` for a token that is not good, and for none where a new device needs one;
     TransportError `server-busy` when too many devices wait for the operator.
     """
     device_id = request.device_id
-    applicant = Applicant(device_id, request.hardware, key.fingerprint)
+    applicant = Applicant(device_id, request.hardware, key.fingerprint, certified)
     shown = None
     if request.token is not None:
         shown = tokens.check(transaction, request.token, device_id, now_ms)
@@ -99,7 +102,9 @@ def enrol(
     if shown is not None:
         transaction.enrolment.use_token(shown.name, device_id, now_ms)
         how = f"; token {shown.name}"
-    action = "device-enrolled-preauthorised" if accepted else "device-enrolled"
+    action = "device-enrolled"
+    if accepted:
+        action += "-preauthorised" if preauthorised is not None else "-certified"
     append(transaction.audit, now_ms, ACTOR_DEVICE, action, device_id, f"key {key.fingerprint}{how}")
     return Enrolled(verdict.status)
 

@@ -256,12 +256,14 @@ def _check(config: Config) -> None:
             'tryboot needs reboot.mode = "command": the reboot carries the wish for a trial boot',
         ),
         *_loader_rules(boot),
-        (config.state.is_absolute(), "state is not an absolute path"),
-        (config.root is None or config.root.is_absolute(), "root is not an absolute path"),
-        (config.director is None or config.director.is_absolute(), "director is not an absolute path"),
-        (
-            config.certificate is None or config.certificate.is_absolute(),
-            "certificate is not an absolute path",
+        *(
+            (path is None or path.is_absolute(), f"{name} is not an absolute path")
+            for name, path in (
+                ("state", config.state),
+                ("root", config.root),
+                ("director", config.director),
+                ("certificate", config.certificate),
+            )
         ),
         (
             not any(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -16,13 +15,12 @@ from typing import TYPE_CHECKING, Final
 from twinlock.core import limits
 from twinlock.core.durable import fsync_dir, os_errors, read_bounded, remove_durably, write_atomic
 from twinlock.core.names import check_name, check_sha256_hex, check_version
+from twinlock.server.releases.ports import METADATA_FILE, ROOT_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_ROOT: Final = re.compile(r"([1-9][0-9]{0,9})\.root\.json", re.ASCII)
-_NAME: Final = re.compile(r"(?:timestamp|[1-9][0-9]{0,9}\.[A-Za-z0-9_.~%-]{1,200})\.json", re.ASCII)
 _SIZE_BYTES_MAX: Final = max(limits.METADATA_SIZE_BYTES_MAX.values())
 
 
@@ -52,7 +50,7 @@ class MetadataFiles:
     def roots(self) -> dict[int, bytes]:
         found = {}
         for path in self._metadata.iterdir():
-            match = _ROOT.fullmatch(path.name)
+            match = ROOT_FILE.fullmatch(path.name)
             if match is not None:
                 found[int(match.group(1))] = read_bounded(path, _SIZE_BYTES_MAX, "metadata")
         return found
@@ -81,7 +79,7 @@ class MetadataFiles:
 
 
 def _checked(name: str) -> str:
-    if not _NAME.fullmatch(name):
+    if not METADATA_FILE.fullmatch(name):
         raise ValueError(f"{name!r} is no name of a metadata file")
     return name
 

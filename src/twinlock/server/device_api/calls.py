@@ -71,9 +71,10 @@ class DeviceCalls:
         asked = decode_request(await read_body(request), EnrolRequest)
         key = enrolment.check_proof(asked)
         at_ms = now_ms(self.clock)
-        certified = asked.certificate is not None and self.fleet_ca is not None
+        certified = False
         if asked.certificate is not None and self.fleet_ca is not None:
             self.fleet_ca.check(asked.certificate, asked.device_id, key, now_utc(self.clock))
+            certified = True
         ask = partial(
             enrolment.enrol,
             request=asked,

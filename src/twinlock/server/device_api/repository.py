@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from twinlock.core.errors import TwinlockError, error
 from twinlock.core.names import check_name, check_sha256_hex, check_version
+from twinlock.server.releases.ports import METADATA_FILE, ROOT_FILE
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from twinlock.server.director.answers import Director
     from twinlock.server.releases.ports import MetadataFolder
 
-_METADATA: Final = re.compile(r"(?:timestamp|[1-9][0-9]{0,9}\.[A-Za-z0-9_.~%-]{1,200})\.json", re.ASCII)
-_ROOT: Final = re.compile(r"([1-9][0-9]{0,9})\.root\.json", re.ASCII)
 _MANIFEST: Final = re.compile(r"([^/]{1,64})/([0-9a-f]{64})\.([^/]{1,64})\.manifest", re.ASCII)
 _FOREVER: Final = "public, immutable, max-age=31536000"
 
@@ -37,7 +36,7 @@ class RepositoryCalls:
         """GET /metadata/NAME"""
         name: str = request.path_params["name"]
         data = None
-        if _METADATA.fullmatch(name):
+        if METADATA_FILE.fullmatch(name):
             data = await run_in_threadpool(self.folder.read, name)
         if data is None:
             raise error("not-found", f"this repository has no metadata {name[:80]!r}")
@@ -65,7 +64,7 @@ class DirectorRoots:
     async def root(self, request: Request) -> Response:
         """GET /metadata/N.root.json"""
         name: str = request.path_params["name"]
-        match = _ROOT.fullmatch(name)
+        match = ROOT_FILE.fullmatch(name)
         data = None
         if match is not None and self.director is not None:
             data = self.director.roots.get(int(match[1]))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -11,6 +12,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from twinlock.core.protocol import PayloadOffer
+
+# Names of files with signed metadata: a role's name is percent-encoded, so no name leads out of its folder.
+METADATA_FILE: Final = re.compile(r"(?:timestamp|[1-9][0-9]{0,9}\.[A-Za-z0-9_.~%-]{1,200})\.json", re.ASCII)
+ROOT_FILE: Final = re.compile(r"([1-9][0-9]{0,9})\.root\.json", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ REQUIREMENTS = ROOT / "requirements"
 SETS: dict[str, list[str]] = {
     "dev": ["pyproject.toml", "--all-extras", "--group", "pyproject.toml:dev"],
     "device": ["pyproject.toml"],
+    "pkcs11": ["pyproject.toml", "--extra", "pkcs11"],
     "publish": ["pyproject.toml", "--extra", "publish"],
     "hsm": ["pyproject.toml", "--extra", "hsm"],
     "server": ["pyproject.toml", "--extra", "server"],

@@ -25,6 +25,7 @@ from twinlock.agent.api import DeviceApi
 from twinlock.agent.director import Director, is_directed
 from twinlock.agent.metadata import MetadataClient
 from twinlock.agent.outbox import Outbox
+from twinlock.agent.parent import PARENT, end_with
 from twinlock.agent.plan import CHECKED, CheckAnswer, CheckRequest, Job, Plan
 from twinlock.core import device_key, limits, protocol
 from twinlock.core.errors import TwinlockError, error
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 # Ways that a payload may come; beside them go the libraries that a delta may ask for.
 ABILITIES: Final = ("full", "delta")
 ASSIGNMENT_ID_LENGTH_MAX: Final = 128
-PARENT: Final = "TWINLOCK_AGENT_PARENT"  # the process id of `run`, whose lock this process inherits
 
 
 class Found(NamedTuple):
@@ -326,6 +326,8 @@ class Check:
         try:
             device_key.DevicePublicKey(key.public_pem).verify(key.sign(text), text, "the probe of this key")
         except TwinlockError as problem:
+            if problem.code != "signature-invalid":
+                raise  # a token that cannot be asked says so itself
             raise error("identity-missing", f"this device's key does not sign: {problem.what}") from problem
 
     def _prove(self) -> None:
@@ -396,21 +398,10 @@ def command(config_path: Path, args: argparse.Namespace) -> int:
         if problem is not None:
             raise problem
         return 0
-    _end_with(int(parent))
+    end_with(int(parent))
     given = sys.stdin.buffer.read(plans.CHECK_MESSAGE_SIZE_BYTES_MAX)
     answer = Check(ports, config, msgspec.json.decode(given, type=CheckRequest)).answer()
     answer = msgspec.structs.replace(answer, peak_bytes=usage.peak_bytes())
     ports.store.write_volatile(CHECKED, msgspec.json.encode(answer))
     problem = plans.answer_error(answer)
     return 0 if problem is None else problem.exit_code
-
-
-def _end_with(parent: int) -> None:
-    """Asks the kernel to end this process when `run` ends, however that happens (prctl(2), PDEATHSIG)."""
-    import ctypes
-    import signal
-
-    parent_death_signal = 1
-    ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before it could be watched
-        sys.exit(1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from twinlock.agent.parent import PARENT
 from twinlock.agent.plan import CHECK_MESSAGE_SIZE_BYTES_MAX, CHECKED, CheckAnswer, CheckRequest
 from twinlock.core.errors import TwinlockError, error
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from twinlock.agent.ports import Random, Store
 
-PARENT: Final = "TWINLOCK_AGENT_PARENT"
 STDERR_LENGTH_MAX: Final = 500
 PROGRAM: Final = (sys.executable, "-m", "twinlock.agent.main")
 

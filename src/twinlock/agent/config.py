@@ -25,6 +25,12 @@ device = "/dev/mmcblk0p1"                # their FAT partition, mounted at `fold
 arguments = { a = "root=... twinlock.slot=a", b = "root=... twinlock.slot=b" }
 copies = { "/boot/vmlinuz" = "linux" }   # from a slot to that slot's folder on the partition
 
+[identity]                               # optional: the device's key is made and kept on a PKCS#11 token
+module = "/usr/lib/x86_64-linux-gnu/libtpm2_pkcs11.so.1"
+token = "twinlock"                       # the token's label; or slot = 0
+key = "twinlock-device"                  # the key's label
+pin_file = "/data/identity/token.pin"    # readable by its owner only; left out for a token without a PIN
+
 [reboot]
 mode = "exit"                            # or "command", with command = ["systemctl", "reboot"]
 """
@@ -65,6 +71,8 @@ PARTUUID: Final = r"^([0-9a-f]{8}-[0-9a-f]{2}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a
 CRITICAL_UNITS_MAX: Final = 64
 
 Natural = Annotated[int, Meta(ge=0)]
+# As PKCS#11 pads it: 32 bytes
+TokenLabel = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[ -~]*[!-~]$")]
 UnitName = Annotated[str, Meta(max_length=256, pattern=r"^[\w:.\\@*?\[\]][\w:.\\@*?\[\]-]*$")]
 Seconds = Annotated[float, Meta(gt=0, le=7 * 24 * 3600)]
 
@@ -181,6 +189,16 @@ class HooksConfig(_Table, frozen=True):
     timeout_s: Seconds = 60.0
 
 
+class IdentityConfig(_Table, frozen=True):
+    """The PKCS#11 token that the device's key is on: by its label, or by the number of its slot."""
+
+    module: Path
+    token: TokenLabel | None = None
+    slot: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] | None = None
+    key: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[!-~]+$")] = "twinlock-device"
+    pin_file: Path | None = None
+
+
 class Config(_Table, frozen=True):
     """All of it. Make it with `load`, which checks what types cannot say."""
 
@@ -198,6 +216,7 @@ class Config(_Table, frozen=True):
     health: HealthConfig = HealthConfig()
     network: NetworkConfig = NetworkConfig()
     hooks: HooksConfig = HooksConfig()
+    identity: IdentityConfig | None = None
 
 
 def load(path: Path) -> Config:
@@ -236,7 +255,7 @@ def _path(kind: type[Any], value: object) -> Any:
 
 
 def _check(config: Config) -> None:
-    network, boot = config.network, config.boot
+    network, boot, identity = config.network, config.boot, config.identity
     a, b = (config.slots.get(slot) for slot in SLOTS)
     rules = (
         (set(config.slots) == set(SLOTS), "the slots are [slots.a] and [slots.b]"),
@@ -263,7 +282,13 @@ def _check(config: Config) -> None:
                 ("root", config.root),
                 ("director", config.director),
                 ("certificate", config.certificate),
+                ("identity.module", None if identity is None else identity.module),
+                ("identity.pin_file", None if identity is None else identity.pin_file),
             )
+        ),
+        (
+            identity is None or (identity.token is None) != (identity.slot is None),
+            "[identity] names the token by `token` or by `slot`",
         ),
         (
             not any(

@@ -9,6 +9,7 @@ from twinlock.agent import config as configs
 from twinlock.agent import identity, lock
 from twinlock.agent.clock import SystemClock
 from twinlock.agent.store import FolderStore
+from twinlock.core.certificate_request import certificate_request
 
 if TYPE_CHECKING:
     import argparse
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 def command(config_path: Path, args: argparse.Namespace) -> int:
     """Prints a certificate request (PKCS #10, PEM) for the device's key, which is made if there is none.
 
-    Exit code 0. Raises DeviceError `config-invalid`, `agent-busy`, `identity-missing`.
+    Exit code 0. Raises DeviceError `config-invalid`, `agent-busy`, `identity-missing`, and for a key on a
+    token what `pkcs11_key` names.
     """
     config = configs.load(config_path)
     with lock.held(config.state, SystemClock()):
         own = identity.load_or_make(FolderStore(config.state), config)
-    request = own.key.certificate_request(own.device_id)
+        request = certificate_request(own.key, own.device_id)
     if args.json:
         print(json.dumps({"version": 1, "device_id": own.device_id, "request": request}))
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from twinlock.agent import config as configs
-from twinlock.agent import identity, lock, memory
+from twinlock.agent import identity, lock, memory, session
 from twinlock.agent.api import DeviceApi
 from twinlock.agent.clock import SystemClock, SystemRandom
 from twinlock.agent.http import HttpNetwork
@@ -27,16 +27,26 @@ if TYPE_CHECKING:
 
 
 def enrol(
-    network: Network, store: Store, clock: Clock, random: Random, config: Config, token: str | None
+    network: Network,
+    store: Store,
+    clock: Clock,
+    random: Random,
+    config: Config,
+    token: str | None,
+    *,
+    is_new: bool = False,
 ) -> tuple[Identity, protocol.EnrolAnswer]:
     """Makes the key if there is none and asks the server; may be repeated, while pending and later.
 
     With `certificate` in the configuration its PEM file goes along: a fleet's CA may accept in the operator's
-    place. Raises PolicyError `enrolment-conflict`, `certificate-refused`, TransportError, DeviceError, and
-    InputError for a certificate that cannot be read.
+    place. With `is_new` a device whose token lost its key gets another one. Raises PolicyError
+    `enrolment-conflict`, `certificate-refused`, TransportError, DeviceError, and InputError for a certificate
+    that cannot be read.
     """
-    own = identity.load_or_make(store, config)
+    own = identity.load_or_make(store, config, is_new=is_new)
     card = memory.Card(device_id=own.device_id, fingerprint=own.fingerprint)
+    if memory.card(store) not in (None, card):
+        store.remove(session.SESSION)  # it speaks for who this device was
     store.write(memory.CARD_FILE, msgspec.json.encode(card))
     public_key = own.key.public_pem
     proof = own.key.sign(device_key.enrolment_bytes(own.device_id, config.hardware, public_key))
@@ -68,7 +78,9 @@ def command(config_path: Path, args: argparse.Namespace) -> int:
     clock = SystemClock()
     network, store = HttpNetwork(clock, config.network), FolderStore(config.state)
     with lock.held(config.state, clock):
-        own, answer = enrol(network, store, clock, SystemRandom(), config, args.token)
+        own, answer = enrol(
+            network, store, clock, SystemRandom(), config, args.token, is_new=args.new_identity
+        )
     if answer.status == "rejected":
         raise error("enrolment-rejected", f"{config.server} rejected device {own.device_id}")
     if args.json:

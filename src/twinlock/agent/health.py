@@ -44,6 +44,8 @@ CLOCK_BEHIND_S_MAX: Final = 3600.0
 _ELSEWHERE: Final = frozenset({Kind.TRANSPORT, Kind.TRUST, Kind.POLICY, Kind.INPUT})
 # The medium, not the release: what fails to keep bytes does so for every release.
 _OF_THE_MEDIUM: Final = frozenset({"disk-full", "io-error", "slot-readback"})
+# A token may show itself late after a start; one that stays away may lack what the release should bring.
+_MAY_COME: Final = frozenset({"pkcs11-missing", "pkcs11-failed"})
 
 
 class Gate:
@@ -159,16 +161,19 @@ class Gate:
             problem = self._ask_server(plan, signed)
             if problem is None:
                 return None
-            if problem.kind not in _ELSEWHERE:
+            if problem.kind not in _ELSEWHERE and problem.code not in _MAY_COME:
                 return Verdict(
                     code=problem.code, detail=problem.what, condemns=problem.code not in _OF_THE_MEDIUM
                 )
             left_s = self._until_s - self._ports.clock.monotonic_s()
             if left_s <= 0:
                 break
-            self._ports.display.note(f"the server is out of reach, asking again: {problem.what}")
+            away = "the token" if problem.code in _MAY_COME else "the server"
+            self._ports.display.note(f"{away} is out of reach, asking again: {problem.what}")
             self._ports.clock.sleep(min(left_s, wait_s * (0.5 + self._ports.random.fraction() / 2)))
             wait_s = min(WAIT_S_MAX, wait_s * 2)
+        if problem.code in _MAY_COME:
+            return Verdict(code=problem.code, detail=problem.what, condemns=True)
         excused = self._before.reached is False
         what = f"no fresh metadata and probe within {self._health.deadline_s:g} s: {problem.what}"
         if excused:

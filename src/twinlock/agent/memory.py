@@ -6,7 +6,7 @@
 | floor.json  | the lowest release counter that is accepted        | the committed release's counter counts |
 | failed.json | assignments and releases that are not tried again  | the list starts over                   |
 | time.json   | the latest time at which signed metadata was fresh | the time of the build counts           |
-| identity.json | id and fingerprint of the device, to be shown    | `enrol` writes it again                |
+| identity.json | id and fingerprint of the enrolled device        | `enrol` writes it again                |
 
 The floor rises only after a commit, to the lowest counter of the slots that can boot, and never falls: so the
 release in the other slot stays allowed for as long as a fall back to it is possible. Unknown fields are

@@ -7,16 +7,19 @@ are DER ECDSA over SHA-256 (FIPS 186-5, SEC 1). The private key is made on the d
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from twinlock.core.errors import error
 
 PEM_SIZE_BYTES_MAX: Final = 1024
 SIGNATURE_SIZE_BYTES_MAX: Final = 80
+DIGEST_SIZE_BYTES: Final = 32  # SHA-256
+NUMBER_SIZE_BYTES: Final = 32  # each half of a raw signature over P-256
 _ALGORITHM: Final = ec.ECDSA(hashes.SHA256())
 
 
@@ -54,6 +57,48 @@ def generate() -> bytes:
     )
 
 
+class Signing(Protocol):
+    """A device's private key, wherever it is."""
+
+    @property
+    def public_pem(self) -> str:
+        """The public half as PEM (SubjectPublicKeyInfo)."""
+        ...
+
+    def sign(self, text: bytes) -> bytes:
+        """The DER signature over `text`."""
+        ...
+
+
+def pem_of_point(point: bytes) -> str:
+    """The public key with this uncompressed point (SEC 1, 2.3.3; 65 bytes) as PEM.
+
+    Raises DeviceError `identity-missing` when no P-256 key has it.
+    """
+    try:
+        key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+    except ValueError as problem:
+        raise error("identity-missing", f"the device key is not a P-256 key: {problem}") from problem
+    return _pem(key)
+
+
+def der_signature(raw: bytes) -> bytes:
+    """The DER form (RFC 3279, 2.2.3) of a signature that is two numbers of 32 bytes, as PKCS#11 gives it.
+
+    Raises DeviceError `pkcs11-failed` for another length.
+    """
+    if len(raw) != 2 * NUMBER_SIZE_BYTES:
+        raise error("pkcs11-failed", f"the token gave a signature of {len(raw)} bytes")
+    halves = (raw[:NUMBER_SIZE_BYTES], raw[NUMBER_SIZE_BYTES:])
+    return encode_dss_signature(*(int.from_bytes(half, "big") for half in halves))
+
+
+def _pem(key: ec.EllipticCurvePublicKey) -> str:
+    return key.public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    ).decode("ascii")
+
+
 class DeviceKey:
     """The private half. Raises DeviceError `identity-missing` when the PEM holds no P-256 key."""
 
@@ -65,19 +110,11 @@ class DeviceKey:
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
             raise error("identity-missing", "the device key is not a P-256 key")
         self._key = key
-        self.public_pem: Final = (
-            key.public_key()
-            .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-            .decode("ascii")
-        )
+        self._public_pem = _pem(key.public_key())
 
-    def certificate_request(self, device_id: str) -> str:
-        """A request to a CA (PKCS #10, RFC 2986) for this key, as PEM; the common name is the device's id."""
-        from cryptography import x509  # a device asks once in its life
-
-        name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, device_id)])
-        made = x509.CertificateSigningRequestBuilder().subject_name(name).sign(self._key, hashes.SHA256())
-        return made.public_bytes(serialization.Encoding.PEM).decode("ascii")
+    @property
+    def public_pem(self) -> str:
+        return self._public_pem
 
     def sign(self, text: bytes) -> bytes:
         """The DER signature over `text`."""
@@ -109,9 +146,7 @@ class DevicePublicKey:
     @property
     def pem(self) -> str:
         """The key as PEM (SubjectPublicKeyInfo), in its one usual form, whatever text it was read from."""
-        return self._key.public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        ).decode("ascii")
+        return _pem(self._key)
 
     def verify(self, signature: bytes, text: bytes, what: str) -> None:
         """Raises TrustError `signature-invalid` unless `signature` is this key's over `text`."""

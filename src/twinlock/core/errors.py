@@ -217,6 +217,14 @@ CATALOGUE: Final[dict[str, Spec]] = {
     "boot-control": Spec(Kind.DEVICE, "check the boot record's storage; `twinlock-agent status` shows it"),
     "config-invalid": Spec(Kind.DEVICE, "correct the agent's configuration file"),
     "identity-missing": Spec(Kind.DEVICE, "run `twinlock-agent enrol` on the device"),
+    "identity-lost": Spec(
+        Kind.DEVICE,
+        "put the device's own token back; if it is gone for good, reject this device on the server, then run "
+        "`twinlock-agent enrol --new-identity`",
+    ),
+    "pkcs11-missing": Spec(Kind.DEVICE, "check that the token is there, and [identity] in the configuration"),
+    "pkcs11-pin": Spec(Kind.DEVICE, "check the token's PIN and the file that it is read from"),
+    "pkcs11-failed": Spec(Kind.DEVICE, "look at the token with the tools of its maker, then try again"),
     "agent-busy": Spec(Kind.DEVICE, "another run of the agent is at work; wait for it"),
     "journal-corrupt": Spec(Kind.DEVICE, "the agent starts over from the boot record; no action is needed"),
     "package-missing": Spec(Kind.DEVICE, "install the named program or extra and run it again"),

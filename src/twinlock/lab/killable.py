@@ -34,8 +34,9 @@ import msgspec
 from twinlock.agent import main as agent
 from twinlock.agent import wiring
 from twinlock.agent.boot.file import FileBootControl
-from twinlock.agent.checker import PARENT, ChildChecker
+from twinlock.agent.checker import ChildChecker
 from twinlock.agent.journal import JOURNAL
+from twinlock.agent.parent import PARENT
 from twinlock.agent.ports import BlockDevice, HookResult, Ports, Request, Response
 from twinlock.agent.store import TEMPORARY, FolderStore
 from twinlock.core.limits import KIB

@@ -427,7 +427,19 @@ def test_a_server_that_misbehaves_condemns_nobody(code: str) -> None:
     assert (verdict.code, verdict.condemns) == (code, False)
 
 
-@pytest.mark.parametrize("code", ["internal", "identity-missing", "io-error"])
+@pytest.mark.parametrize("code", ["pkcs11-missing", "pkcs11-failed"])
+def test_a_token_that_comes_late_is_waited_for(code: str) -> None:
+    device = on_trial()
+    late = CheckAnswer(code=code, what="not there yet")
+    device.checker.answers = [late, late, late, CheckAnswer()]
+    assert judge(device)[0] is None
+    device = on_trial()
+    device.hooks.required = [hook("app")]
+    device.checker.answers = [CheckAnswer(code=code, what="no token")] * 1000
+    assert judge(device)[0] == Verdict(code=code, detail="no token", condemns=True)
+
+
+@pytest.mark.parametrize("code", ["internal", "identity-missing", "identity-lost", "pkcs11-pin", "io-error"])
 def test_an_agent_that_cannot_check_any_more_fails_at_once(code: str) -> None:
     device = on_trial()
     device.hooks.required = [hook("app")]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.doctor import fake_device
+from tests.unit.doctor import fake_device, test_doctor_token
 from tests.unit.doctor.fake_device import MIB, Device, without
 from twinlock.agent import memory
 from twinlock.agent.boot.file import FileBootControl
@@ -333,6 +333,7 @@ def test_the_server_is_asked_only_when_it_is_wanted(
 def test_every_code_can_be_found_by_a_test() -> None:
     tested = {code for _, codes in FAULTS.values() for code in codes}
     tested |= {"loader-differs", "loader-unreadable", "kernel-wanted", "state-unwritable", "server-failed"}
+    tested |= test_doctor_token.CODES
     assert tested == set(CATALOGUE)
     for code, spec in CATALOGUE.items():
         assert code == code.lower()

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.unit.server.rig import FakeDevice, Server, code_of
+from twinlock.core.certificate_request import certificate_request
 from twinlock.core.device_key import DeviceKey, generate
 from twinlock.core.errors import TwinlockError
 from twinlock.core.limits import CERTIFICATES_SIZE_BYTES_MAX
@@ -59,7 +60,7 @@ class Authority:
 
     def device(self, device_id: str, key: DeviceKey, life: timedelta = YEAR) -> str:
         """A certificate for what the device asks for."""
-        asked = x509.load_pem_x509_csr(key.certificate_request(device_id).encode())
+        asked = x509.load_pem_x509_csr(certificate_request(key, device_id).encode())
         public = asked.public_key()
         assert isinstance(public, ec.EllipticCurvePublicKey)
         assert asked.is_signature_valid

@@ -54,4 +54,7 @@ def placed(config: Config, world: World) -> Config:
         )
     slots = {name: replace(slot, path=at(slot.path)) for name, slot in config.slots.items()}
     boot = replace(boot, path=at(boot.path), booted=at(boot.booted), loader=loader)
-    return replace(config, state=at(config.state), root=at(config.root), slots=slots, boot=boot)
+    own = config.identity
+    if own is not None:
+        own = replace(own, module=at(own.module), pin_file=at(own.pin_file))
+    return replace(config, state=at(config.state), root=at(config.root), slots=slots, boot=boot, identity=own)

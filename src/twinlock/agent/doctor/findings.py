@@ -105,6 +105,11 @@ CATALOGUE: Final[dict[str, Spec]] = {
     "identity-unusable": Spec(
         "fault", "restore device.key from a copy; else remove it and enrol the device again"
     ),
+    "identity-lost": Spec("fault", "put the device's own token back, or enrol it with --new-identity"),
+    "pkcs11-unusable": Spec("fault", "check the token, its PIN, and [identity] in the configuration"),
+    "key-extractable": Spec(
+        "warning", "let `twinlock-agent enrol --new-identity` make the key under another label"
+    ),
     "enrolment-unknown": Spec("warning", "run `twinlock-agent enrol`; the server may not know this device"),
     "trust-missing": Spec("fault", "put the root of trust into the state folder; see the how-to on keys"),
     # server

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from twinlock.agent.doctor.case import Case
     from twinlock.agent.doctor.findings import Finding
+    from twinlock.agent.identity import Identity
 
 SPACE_SPARE_BYTES: Final = 8 * MIB
 OTHERS: Final = 0o077
@@ -149,24 +150,46 @@ def space(case: Case) -> Iterator[Finding]:
 def identity_and_trust(case: Case) -> Iterator[Finding]:
     """The device's key loads and is its own alone; it has been enrolled; it has a root of trust."""
     folder = case.config.state
-    try:
-        own = identity.load(case.store, case.config)
-    except TwinlockError as problem:
-        there = (folder / identity.KEY).exists()
-        yield found("identity", "identity-unusable" if there else "identity-none", problem.what)
-    else:
-        mode = (folder / identity.KEY).stat().st_mode
-        if mode & OTHERS:
-            what = f"{folder / identity.KEY} has mode {mode & 0o7777:04o}: others can read the key"
-            yield found("identity", "state-open", what, hint="chmod 0600 it; then enrol with a new key")
-        card = memory.card(case.store)
-        if card is None or card.fingerprint != own.fingerprint:
-            yield found(
-                "identity", "enrolment-unknown", f"device {own.device_id} was not enrolled with this key"
-            )
-        else:
-            yield fine("identity", f"device {own.device_id} has its key and was enrolled")
+    yield from _key_file(case) if case.config.identity is None else _key_on_token(case)
     places = [folder / PINNED, *([case.config.root] if case.config.root is not None else [])]
     if not any(place.is_file() for place in places):
         named = " and no ".join(map(str, places))
         yield found("identity", "trust-missing", f"there is no {named}")
+
+
+def _key_file(case: Case) -> Iterator[Finding]:
+    path = case.config.state / identity.KEY
+    try:
+        own = identity.load(case.store, case.config)
+    except TwinlockError as problem:
+        yield found("identity", "identity-unusable" if path.exists() else "identity-none", problem.what)
+        return
+    mode = path.stat().st_mode
+    if mode & OTHERS:
+        what = f"{path} has mode {mode & 0o7777:04o}: others can read the key"
+        yield found("identity", "state-open", what, hint="chmod 0600 it; then enrol with a new key")
+    yield _enrolled(case, own)
+
+
+def _key_on_token(case: Case) -> Iterator[Finding]:
+    """The token answers to its PIN, has the key that was enrolled, and signs with it."""
+    key = identity.token_key(case.store, case.config)
+    try:
+        key.prove()
+    except TwinlockError as problem:
+        code = {"identity-missing": "identity-none", "identity-lost": "identity-lost"}.get(problem.code)
+        hint = "" if code == "identity-none" else problem.hint
+        yield found("identity", code or "pkcs11-unusable", problem.what, hint=hint)
+        return
+    if key.is_extractable:
+        yield found("identity", "key-extractable", "the token would give the device's private key out")
+    yield _enrolled(case, identity.load(case.store, case.config))
+
+
+def _enrolled(case: Case, own: Identity) -> Finding:
+    card = memory.card(case.store)
+    if card is None or card.fingerprint != own.fingerprint:
+        what = f"device {own.device_id} was not enrolled with this key"
+        return found("identity", "enrolment-unknown", what)
+    where = "" if case.config.identity is None else " on its token"
+    return fine("identity", f"device {own.device_id} has its key{where} and was enrolled")

@@ -41,6 +41,7 @@ NAME = release_name("demo", f"1.{RELEASES - 1}")
 OURS = """
 import sys
 from pathlib import Path
+from twinlock.agent import lean_check  # as the agent's own command begins
 from twinlock.agent.clock import SystemClock
 from twinlock.agent.config import NetworkConfig
 from twinlock.agent.decide import check_fits

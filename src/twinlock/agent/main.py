@@ -82,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     from pathlib import Path
 
+    # Before anything else imports what they import.
+    import_module("twinlock.agent.lean_check" if args.command == "check" else "twinlock.agent.lean")
     from twinlock.core.errors import TwinlockError
 
     try:

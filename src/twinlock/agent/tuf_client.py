@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
+from twinlock.agent import lean_check  # noqa: F401  before anything that imports what it imports
 from twinlock.agent.clock import SystemClock
 from twinlock.agent.config import NetworkConfig
 from twinlock.agent.http import HttpNetwork

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -103,6 +104,30 @@ def test_check_loads_them_and_neither_slots_nor_decoder(tmp_path: Path) -> None:
     assert under(modules, "urllib3", "asyncio", "requests", "backports") == set()
     assert "twinlock.agent.install" not in modules
     assert "twinlock.agent.pull" not in modules
+
+
+@pytest.mark.parametrize("command", ["run", "check", "status"])
+def test_no_command_loads_what_msgspec_can_do_without(tmp_path: Path, command: str) -> None:
+    """It is installed here, and found when it is asked for."""
+    modules = modules_after(device(tmp_path), command)
+    assert "msgspec" in modules
+    assert "typing_extensions" not in modules
+    assert find_spec("typing_extensions") is not None
+
+
+def test_a_check_loads_no_signer_for_tokens(tmp_path: Path) -> None:
+    config = device(tmp_path)
+    agent(config, "enrol")
+    modules = modules_after(config, "check")
+    assert "securesystemslib.signer" in modules
+    assert under(modules, "pkcs11", "asn1crypto", "typing_extensions") == set()
+    assert find_spec("pkcs11") is not None
+
+
+def test_what_was_left_out_can_be_imported_afterwards() -> None:
+    code = "import twinlock.agent.lean_check, pkcs11, typing_extensions; print(pkcs11.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=WAIT_S)
+    assert (done.returncode, done.stdout) == (0, "pkcs11\n"), done.stderr
 
 
 def test_a_run_without_a_server_says_so_in_one_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,19 +10,26 @@ from pathlib import Path
 
 import msgspec
 from securesystemslib.signer import CryptoSigner
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from tests.attacks.agent_scene import AgentScene, Clock
-from tests.attacks.server_scene import ServerScene
+from tests.attacks.server_scene import ServerScene, State
 from tests.conformance.repository import NOW, Repository
 from tests.unit.server.rig import MadeRelease, make_release
 from twinlock.agent import director
 from twinlock.agent.enrol import enrol
 from twinlock.core import protocol
 from twinlock.core.protocol import DirectorAnswer, PollAnswer
+from twinlock.core.trust.director import OnlineKey, online_key, sign_answer
 from twinlock.server.director.folder import DirectorFolder
 
 ONLINE_ROLES = ("targets", "snapshot", "timestamp")
+# What a device's own signed calls are noted in, its report that it refused an assignment among them.
+_CALLS = frozenset(
+    {"devices", "check_ins", "device_facts", "director_answers", "reports", "assignments"}
+)
 
 
 def director_repository() -> Repository:
@@ -48,8 +56,14 @@ class Between:
         self.app = app
         self.change: Callable[[PollAnswer], PollAnswer] | None = None
         self.last: PollAnswer | None = None
+        self.files: dict[str, bytes] = {}  # served in place of the server's own, by path
+        self.served: list[str] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] in self.files:
+            self.served.append(scope["path"])
+            await Response(self.files[scope["path"]])(scope, receive, send)
+            return
         if scope["type"] != "http" or not scope["path"].endswith("/poll"):
             await self.app(scope, receive, send)
             return
@@ -85,6 +99,10 @@ class _Server(ServerScene):
     def asked(self) -> list[str]:
         return self._site.counted.asked
 
+    def decided(self) -> State:
+        """What the server holds of releases, rollouts and keys: all but what a device's calls leave."""
+        return {name: held for name, held in self.state().items() if name not in _CALLS}
+
 
 class DirectorScene(AgentScene):
     """A device that was made with a director's root, enrolled and accepted; nothing is assigned to it.
@@ -97,6 +115,7 @@ class DirectorScene(AgentScene):
         self.folder = folder
         self.in_image = in_image
         self.online = director_repository()
+        self.version = 1 << 30  # of what `direct` signs
         self.first_root = self.online.served("root")
         self.server = _Server(folder)
         self.set_director()
@@ -149,6 +168,34 @@ class DirectorScene(AgentScene):
         """From now on this is what polls have of the director."""
         self.tamper(lambda said: msgspec.structs.replace(said, director=answer))
 
+    def director_key(self) -> OnlineKey:
+        """The director's online key, as whoever stole it has it."""
+        return online_key(self.online.signers["targets"][0].private_bytes)
+
+    def direct(
+        self,
+        release: TargetFile | None,
+        change: Callable[[Targets], object] | None = None,
+        *,
+        device: str = "",
+        key: OnlineKey | None = None,
+        assigned: Callable[[PollAnswer], PollAnswer] = lambda said: said,
+    ) -> None:
+        """From now on polls have this word of the director, newer than any before and signed by its key.
+
+        `change` edits the targets before they are signed; `assigned` edits the rest of the poll's answer.
+        """
+        self.version += 1
+        device_id = device or self.device_id
+        own = key or self.director_key()
+        answer = sign_answer(own, device_id, release, version=self.version, now=NOW)
+        if change is not None:
+            metadata: Metadata[Targets] = Metadata.from_bytes(answer.targets)
+            change(metadata.signed)
+            metadata.sign(self.online.signers["targets"][0])
+            answer = msgspec.structs.replace(answer, targets=metadata.to_bytes())
+        self.tamper(lambda said: msgspec.structs.replace(assigned(said), director=answer))
+
     def directed(self) -> DirectorAnswer:
         """What the director said in the last poll."""
         assert self.server.between.last is not None
@@ -164,6 +211,13 @@ class DirectorScene(AgentScene):
         """Publishes a release and assigns it to this device."""
         self.publish(version)
         self.server.roll_out(version, [self.device_id])
+
+    def offered(self) -> TargetFile:
+        """After an honest poll a release is assigned; what the image repository says of it, to be changed."""
+        assert self.run() == ""
+        self.offer()
+        (entry,) = self.server.repository.targets.targets.values()
+        return TargetFile.from_dict(copy.deepcopy(entry.to_dict()), entry.path)
 
     def later(self, seconds: float) -> None:
         """Time goes by for both."""
@@ -182,9 +236,13 @@ class DirectorScene(AgentScene):
 
     def refused(self, code: str, *, but: tuple[str, ...] = ()) -> None:
         """The next run ends with this code, fetches no payload, and changes nothing."""
-        before, asked = self.state(), len(self.server.asked)
-        assert self.run() == code
+        before, asked, rows = self.state(), len(self.server.asked), self.server.decided()
+        ended = self.run()
+        assert ended == code, ended
         assert not any("/payloads/" in path for path in self.server.asked[asked:])
+        now = self.server.decided()
+        differs = {name for name in rows | now if rows.get(name) != now.get(name)}
+        assert differs == set(), differs
         after = self.state()
         changed = {name for name in after if before[name] != after[name]}
         assert changed <= set(but), changed

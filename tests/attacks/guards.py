@@ -75,46 +75,6 @@ GUARDS: Final[dict[str, tuple[Edit, ...]]] = {
         "        if floors.lost_keys(self.floors, self.root):\n            self._rotate()\n",
         "",
     ),
-    "test_director.test_case_20_the_repositories_disagree_on_the_hash": core(
-        "trust.director", "image.hashes[kind] == directed.hashes[kind]", "True"
-    ),
-    "test_director.test_case_20_the_repositories_share_no_strong_hash": core(
-        "trust.director", "(bool(shared), ", "(True, "
-    ),
-    "test_director.test_case_20_the_repositories_disagree_on_the_length": core(
-        "trust.director", "(image.length == directed.length, ", "(True, "
-    ),
-    "test_director.test_case_20_the_repositories_disagree_on_the_claims": core(
-        "trust.director", "image.unrecognized_fields == directed.unrecognized_fields,", "True,"
-    ),
-    "test_director.test_case_21_a_director_that_delegates": core(
-        "trust.director", "if targets.delegations is not None:", "if False:"
-    ),
-    "test_director.test_case_21_a_director_that_names_two_releases": core(
-        "trust.director", "if len(targets.targets) > RELEASES_MAX:", "if False:"
-    ),
-    "test_director.test_case_22_the_answer_for_another_device": core(
-        "trust.director", "if named != device_id:", "if False:"
-    ),
-    "test_director.test_case_22_an_older_answer_for_this_device": core(
-        "trust.director",
-        "trusted = TrustedSet(root, now, floors)",
-        "trusted = TrustedSet(root, now)",
-    ),
-    "test_director.test_case_23_an_empty_answer_without_a_device": core(
-        "trust.director", "if named != device_id:", "if named is not None and named != device_id:"
-    ),
-    "test_director.test_case_24_the_image_keys_alone_are_stolen": core(
-        "trust.director", "    check_agreement(image, directed.release)\n", ""
-    ),
-    "test_director.test_case_24_the_director_key_alone_is_stolen": core(
-        "trust.director", "image = find(directed.release.path)", "image = directed.release"
-    ),
-    "test_director.test_case_24_a_stranger_is_no_director": core(
-        "trust.signatures",
-        "not known.verifies(signature, document.payload)",
-        "False",
-    ),
     "test_metadata.test_case_26_a_root_is_withheld": core(
         "trust.verifier", "if self.root.version < self.floors.root:", "if False:"
     ),
@@ -246,7 +206,7 @@ _SERVER_LIBRARIES: Final = ("httpx", "sqlalchemy", "starlette.applications", "uv
 
 def _preload(tests: Sequence[str]) -> None:
     """What these tests need and no guard is in, so that each fork starts with it."""
-    is_server = any(test.startswith(("test_server.", "test_directed.")) for test in tests)
+    is_server = any(test.startswith(("test_server.", "test_directed.", "test_director.")) for test in tests)
     for name in (*_LIBRARIES, *(_SERVER_LIBRARIES if is_server else ())):
         importlib.import_module(name)
 

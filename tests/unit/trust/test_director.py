@@ -60,7 +60,6 @@ def test_a_device_reads_its_answer(repository: Repository, release: TargetFile |
     found = director.verify_answer(answer, "device-1", repository.served("root"), NOW)
     assert found.release == release
     assert (found.floors.timestamp, found.floors.snapshot, found.floors.targets) == (7, 7, 7)
-    assert director.agreed_release(found, lambda name: ENTRY) == release
 
 
 def test_a_new_root_of_the_director(repository: Repository) -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from tuf.api.metadata import TargetFile
 
-__all__ = ["Answer", "Directed", "OnlineKey", "agreed_release", "check_agreement", "check_answer"]
+__all__ = ["Answer", "Directed", "OnlineKey", "check_agreement", "check_answer"]
 __all__ += ["check_assigned", "online_key", "sign_answer", "verify_answer"]
 
 SPEC_VERSION: Final = "1.0.33"
@@ -168,19 +168,6 @@ def _check_device(block: object, device_id: str) -> None:
     if named != device_id:
         whose = "name no device" if named is None else f"are for device {str(named)[:64]!r}"
         raise error("metadata-device", f"the director's targets {whose}, not {device_id!r}")
-
-
-def agreed_release(directed: Directed, find: Callable[[str], TargetFile]) -> TargetFile | None:
-    """The release that the director wants, when the image repository says the same of it.
-
-    `find` searches the image repository. None when the director wants none. Raises TrustError
-    `metadata-mismatch` when the two disagree, and what `find` raises: `release-unknown`.
-    """
-    if directed.release is None:
-        return None
-    image = find(directed.release.path)
-    check_agreement(image, directed.release)
-    return image
 
 
 def check_assigned(directed: Directed, assigned: TargetFile) -> None:

@@ -27,9 +27,7 @@ from twinlock.server.director.folder import DirectorFolder
 
 ONLINE_ROLES = ("targets", "snapshot", "timestamp")
 # What a device's own signed calls are noted in, its report that it refused an assignment among them.
-_CALLS = frozenset(
-    {"devices", "check_ins", "device_facts", "director_answers", "reports", "assignments"}
-)
+_CALLS = frozenset({"devices", "check_ins", "device_facts", "director_answers", "reports", "assignments"})
 
 
 def director_repository() -> Repository:

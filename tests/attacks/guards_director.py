@@ -21,9 +21,7 @@ _OPTIONAL: Final = (
 )
 _DEVICE: Final = core("trust.director", "if named != device_id:", "if False:")
 
-_SIGNATURE: Final = core(
-    "trust.signatures", "not known.verifies(signature, document.payload)", "False"
-)
+_SIGNATURE: Final = core("trust.signatures", "not known.verifies(signature, document.payload)", "False")
 _DELEGATES: Final = core("trust.director", "if targets.delegations is not None:", "if False:")
 _AGREES: Final = core("trust.director", "    check_agreement(assigned, directed.release)\n", "")
 

@@ -1,8 +1,8 @@
 """The attacks on metadata of `test_metadata` once more, by the whole agent: cases 14 to 19, 26, 28 and 29.
 
-There the metadata client is driven by its own command; here a device is asked to take a release whose counter
-is below its floor, so that a run that trusts the metadata says `release-older`, and installs nothing either way.
-Each asserts the code that is reported, and that slots, boot record, floor and what the device trusts stay.
+There the metadata client is driven by its own command; here a device is asked to take a release whose
+counter is below its floor, so that a run that trusts the metadata says `release-older`, and installs nothing
+either way. Each asserts the code that is reported, and that slots, boot record, floor and trust stay.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def test_case_18_replay_of_a_snapshot_with_a_new_timestamp(tmp_path: Path) -> No
 
 
 def cut_everywhere(device: Device, folder: Path, after: Callable[[int], None]) -> int:
-    """Runs with a cut at every operation in the state in turn; after each comes `after`, then honest service."""
+    """Runs with a cut at every operation in the state; after each comes `after`, then honest service."""
     honest, state, saved = dict(device.repository.files), device.settings.state, folder / "saved"
     shutil.copytree(state, saved)
     rng = random.Random(19)

@@ -1,8 +1,8 @@
 """Importing this imports msgspec without a neighbour that it takes along when it finds it.
 
-msgspec asks for typing_extensions before it falls back to `typing`, which has all that it needs on the Pythons
-that we support. Where something else has installed that package, asking costs each process of the agent time
-and memory. So a program of the agent imports this module first.
+msgspec asks for typing_extensions before it falls back to `typing`, which has all that it needs on the
+Pythons that we support. Where something else has installed that package, asking costs each process of the
+agent time and memory. So a program of the agent imports this module first.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ not followed (a token must not travel to another host), and plain HTTP is for th
 
 from __future__ import annotations
 
+import functools
+import inspect
 import ipaddress
 import json
 import os
@@ -67,6 +69,16 @@ CaFileOption = Annotated[
     ),
 ]
 SERVER_DEFAULT: Final = "http://127.0.0.1:8000"
+AS_JSON: Final = "as_json"
+_CONNECTION: Final = tuple(
+    inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=kind)
+    for name, kind, default in (
+        ("server", ServerOption, SERVER_DEFAULT),
+        ("token", TokenOption, None),
+        ("token_file", TokenFileOption, None),
+        ("ca_file", CaFileOption, None),
+    )
+)
 
 
 def connect(
@@ -91,6 +103,25 @@ def connect(
     if ca_file is not None:
         _check_certificates(ca_file)
     return Api(server, token, ca_file=ca_file)
+
+
+def with_client(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with `--server`, `--token`, `--token-file` and `--ca-file` in place of its first parameter.
+
+    That one, `client`, is what `connect` makes of them; the four stand before `--json`.
+    """
+    known = inspect.signature(command, eval_str=True)
+    own = [one for name, one in known.parameters.items() if name != "client"]
+    before = [one for one in own if one.name != AS_JSON]
+    parameters = [*before, *_CONNECTION, *own[len(before) :]]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        command(connect(**{one.name: given.pop(one.name) for one in _CONNECTION}), **given)
+
+    run.__signature__ = known.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": None}
+    return run
 
 
 def _from_variables(token: str, token_file: Path) -> bool:

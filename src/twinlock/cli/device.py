@@ -19,6 +19,7 @@ from twinlock.core.names import check_device_id, check_sha256_hex
 app: Final = typer.Typer(no_args_is_help=True, help="List, accept and reject devices.")
 app.command()(enrolment.token)
 app.command()(enrolment.tokens)
+app.command()(enrolment.revoke_token)
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The device's id.", show_default=False)]
 STATUSES: Final = ("pending", "accepted", "rejected")
@@ -26,21 +27,18 @@ PAGE: Final = 500
 
 
 @app.command("list")
+@api.with_client
 def list_(
+    client: api.Api,
     status: Annotated[
         str | None, typer.Option("--status", help="Only these: pending, accepted or rejected.")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most.")] = 1000,
-    server: api.ServerOption = api.SERVER_DEFAULT,
-    token: api.TokenOption = None,
-    token_file: api.TokenFileOption = None,
-    ca_file: api.CaFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List devices: what each runs, when it was last seen, how its last release ended."""
     if status is not None and status not in STATUSES:
         raise error("input-invalid", f"{status!r} is no status; there are {', '.join(STATUSES)}")
-    client = api.connect(server, token, token_file, ca_file)
     found: list[dict[str, Any]] = []
     after: str | None = None
     while len(found) < limit:
@@ -57,16 +55,13 @@ def list_(
 
 
 @app.command()
+@api.with_client
 def show(
+    client: api.Api,
     device_id: IdArgument,
-    server: api.ServerOption = api.SERVER_DEFAULT,
-    token: api.TokenOption = None,
-    token_file: api.TokenFileOption = None,
-    ca_file: api.CaFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show one device with its last reports, and what was noted of it."""
-    client = api.connect(server, token, token_file, ca_file)
     one = client.get(f"/devices/{check_device_id(device_id)}")
     running = one["running"] or {}
     lines = [
@@ -108,19 +103,16 @@ def show(
 
 
 @app.command()
+@api.with_client
 def evidence(
+    client: api.Api,
     device_id: IdArgument,
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="As `device show` lists it; its beginning is enough.")
     ],
-    server: api.ServerOption = api.SERVER_DEFAULT,
-    token: api.TokenOption = None,
-    token_file: api.TokenFileOption = None,
-    ca_file: api.CaFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a trial or a panic left behind on a device: its journal's end, the kernel's last words."""
-    client = api.connect(server, token, token_file, ca_file)
     path = f"/devices/{check_device_id(device_id)}"
     names = [one["name"] for one in client.get(path)["evidence"] if name and one["name"].startswith(name)]
     if len(names) != 1:
@@ -131,37 +123,33 @@ def evidence(
 
 
 @app.command()
+@api.with_client
 def accept(
+    client: api.Api,
     device_id: IdArgument,
-    server: api.ServerOption = api.SERVER_DEFAULT,
-    token: api.TokenOption = None,
-    token_file: api.TokenFileOption = None,
-    ca_file: api.CaFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Let a device take part. Compare the key first: the device shows it with `twinlock-agent status`."""
-    client = api.connect(server, token, token_file, ca_file)
     one = client.post(f"/devices/{check_device_id(device_id)}/accept")
     Output(as_json).show({"device": one}, f"{device_id} is accepted; its key is {one['fingerprint']}")
 
 
 @app.command()
+@api.with_client
 def reject(
+    client: api.Api,
     device_id: IdArgument,
-    server: api.ServerOption = api.SERVER_DEFAULT,
-    token: api.TokenOption = None,
-    token_file: api.TokenFileOption = None,
-    ca_file: api.CaFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Shut a device out, from its next request on; what it runs, it goes on running."""
-    client = api.connect(server, token, token_file, ca_file)
     one = client.post(f"/devices/{check_device_id(device_id)}/reject")
     Output(as_json).show({"device": one}, f"{device_id} is rejected")
 
 
 @app.command()
+@api.with_client
 def preauthorise(
+    client: api.Api,
     device_id: IdArgument,
     fingerprint: Annotated[
         str | None, typer.Option("--fingerprint", help="SHA-256 of the public key's DER form, in hex.")
@@ -169,10 +157,6 @@ def preauthorise(
     key_file: Annotated[
         Path | None, typer.Option("--key-file", help="The device's public key (PEM) instead.")
     ] = None,
-    server: api.ServerOption = api.SERVER_DEFAULT,
-    token: api.TokenOption = None,
-    token_file: api.TokenFileOption = None,
-    ca_file: api.CaFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Accept a device before it comes, with this very key; it may replace a known device's key."""
@@ -182,7 +166,7 @@ def preauthorise(
         data = read_bounded(key_file, PEM_SIZE_BYTES_MAX, "public key")
         fingerprint = DevicePublicKey(data.decode("utf-8", "replace")).fingerprint
     body = {"device_id": check_device_id(device_id), "fingerprint": check_sha256_hex(fingerprint or "")}
-    one = api.connect(server, token, token_file, ca_file).post("/devices/preauthorise", body)
+    one = client.post("/devices/preauthorise", body)
     said = "is accepted" if one["status"] == "accepted" else "will be accepted when it enrols"
     Output(as_json).show({"device": one}, f"{device_id} {said} with the key {fingerprint}")
 

@@ -22,7 +22,9 @@ PAGE: Final = 1000
 
 
 @app.command()
+@api.with_client
 def create(
+    client: api.Api,
     product: Annotated[str, typer.Argument(metavar="PRODUCT", show_default=False)],
     version: Annotated[str, typer.Argument(metavar="VERSION", show_default=False)],
     device: Annotated[
@@ -32,10 +34,6 @@ def create(
     everyone: Annotated[
         bool, typer.Option("--all", help="For every accepted device that it fits, those of later too.")
     ] = False,
-    server: api.ServerOption = api.SERVER_DEFAULT,
-    token: api.TokenOption = None,
-    token_file: api.TokenFileOption = None,
-    ca_file: api.CaFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Bring a published release to devices. It takes the place of a rollout that a device has not ended."""
@@ -47,22 +45,20 @@ def create(
         "version": check_version(version),
         "devices": devices,
     }
-    one = api.connect(server, token, token_file, ca_file).post("/rollouts", body)
+    one = client.post("/rollouts", body)
     Output(as_json).show(
         {"rollout": one}, f"rollout {one['rollout_id']}: {product} {version} for {_who(one)}"
     )
 
 
 @app.command("list")
+@api.with_client
 def list_(
-    server: api.ServerOption = api.SERVER_DEFAULT,
-    token: api.TokenOption = None,
-    token_file: api.TokenFileOption = None,
-    ca_file: api.CaFileOption = None,
+    client: api.Api,
     as_json: JsonOption = False,
 ) -> None:
     """List the newest rollouts with their progress, newest first."""
-    answer = api.connect(server, token, token_file, ca_file).get("/rollouts")
+    answer = client.get("/rollouts")
     rows = [
         (
             one["rollout_id"],
@@ -79,16 +75,13 @@ def list_(
 
 
 @app.command()
+@api.with_client
 def show(
+    client: api.Api,
     rollout_id: RolloutArgument,
-    server: api.ServerOption = api.SERVER_DEFAULT,
-    token: api.TokenOption = None,
-    token_file: api.TokenFileOption = None,
-    ca_file: api.CaFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show a rollout: each device's state, and why it failed where it did."""
-    client = api.connect(server, token, token_file, ca_file)
     path = f"/rollouts/{check_name(rollout_id, 'rollout')}"
     one = client.get(path, {"limit": PAGE})
     after = one["next"]
@@ -119,16 +112,13 @@ def show(
 
 
 @app.command()
+@api.with_client
 def halt(
+    client: api.Api,
     rollout_id: RolloutArgument,
-    server: api.ServerOption = api.SERVER_DEFAULT,
-    token: api.TokenOption = None,
-    token_file: api.TokenFileOption = None,
-    ca_file: api.CaFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Stop a rollout for good. Devices that are past arming the new slot end their trial by themselves."""
-    client = api.connect(server, token, token_file, ca_file)
     one = client.post(f"/rollouts/{check_name(rollout_id, 'rollout')}/halt")
     Output(as_json).show({"rollout": one}, f"{one['rollout_id']} is halted: {_progress(one)}")
 

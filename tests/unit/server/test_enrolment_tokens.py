@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import httpx
 import msgspec
 import pytest
 
@@ -82,6 +83,60 @@ def test_the_number_of_open_tokens_is_bounded(server: Server, monkeypatch: pytes
     answer = server.operator("POST", "/enrolment-tokens", json={"name": "line-2", "lifetime_s": DAY_S})
     assert code_of(answer) == "conflict"
     server.clock.advance(DAY_S + 1)
+    make(server, "line-2")
+
+
+def revoke(server: Server, name: str = "line-1") -> httpx.Response:
+    return server.operator("POST", f"/enrolment-tokens/{name}/revoke")
+
+
+def states(server: Server) -> dict[str, str]:
+    found = server.operator("GET", "/enrolment-tokens").json()["tokens"]
+    return {one["name"]: one["state"] for one in found}
+
+
+def test_a_token_that_was_taken_back_lets_nobody_in(server: Server) -> None:
+    token, other = make(server), make(server, "line-2")
+    answer = revoke(server)
+    assert (answer.status_code, answer.json()["state"]) == (200, "revoked")
+    assert answer.json()["revoked"] is not None
+    refused = FakeDevice(server, "dev-1").enrol(token=token)
+    assert (refused.status_code, code_of(refused)) == (401, "unauthorised")
+    assert server.operator("GET", "/devices/dev-1").status_code == 404
+    assert FakeDevice(server, "dev-2").enrol(token=other).status_code == 200
+    assert states(server) == {"line-1": "revoked", "line-2": "used"}
+
+
+def test_taking_it_back_is_in_the_audit_log_once(server: Server) -> None:
+    make(server)
+    assert [revoke(server).json()["revoked"] for _ in range(2)] == [revoke(server).json()["revoked"]] * 2
+    entries = server.operator("GET", "/audit").json()["entries"]
+    (entry,) = [one for one in entries if one["action"] == "enrolment-token-revoked"]
+    assert entry["subject"] == "line-1"
+
+
+def test_a_used_token_is_not_taken_back(server: Server) -> None:
+    device, token = FakeDevice(server, "dev-1"), make(server)
+    device.enrol(token=token)
+    answer = revoke(server)
+    assert code_of(answer) == "conflict"
+    assert "dev-1" in answer.json()["error"]["hint"]
+    assert states(server) == {"line-1": "used"}
+    assert device.enrol(token=token).status_code == 200
+
+
+def test_only_tokens_that_exist_are_taken_back(server: Server) -> None:
+    assert code_of(revoke(server, "line-9")) == "not-found"
+    make(server)
+    server.clock.advance(DAY_S + 1)
+    assert states(server) == {"line-1": "ended"}
+    assert revoke(server).json()["state"] == "revoked"
+
+
+def test_a_token_taken_back_counts_no_more(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "TOKENS_MAX", 1)
+    make(server)
+    revoke(server)
     make(server, "line-2")
 
 

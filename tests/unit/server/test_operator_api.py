@@ -34,6 +34,7 @@ PATHS = [
     ("POST", "/devices/preauthorise"),
     ("GET", "/enrolment-tokens"),
     ("POST", "/enrolment-tokens"),
+    ("POST", "/enrolment-tokens/ev-1/revoke"),
     ("GET", "/unknown"),
 ]
 

@@ -45,6 +45,10 @@ class EnrolmentStore(Protocol):
         """A new token."""
         ...
 
+    def revoke_token(self, name: str, now_ms: int) -> bool:
+        """Takes the token of this name back, if it is there, unused, and was not before."""
+        ...
+
     def use_token(self, name: str, device_id: str, now_ms: int) -> None:
         """Notes which device it served."""
         ...

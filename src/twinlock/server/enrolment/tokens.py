@@ -11,7 +11,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from twinlock.core.errors import error
 from twinlock.core.names import check_name
@@ -25,6 +25,8 @@ LIFETIME_S_MIN: Final = 60
 LIFETIME_S_MAX: Final = 366 * 24 * 3600
 TOKENS_MAX: Final = 10_000  # that are neither used nor past their time
 
+State = Literal["open", "used", "revoked", "ended"]
+
 
 @dataclass(frozen=True, slots=True)
 class EnrolmentToken:
@@ -37,6 +39,15 @@ class EnrolmentToken:
     expires_ms: int
     used_by: str = ""
     used_ms: int | None = None
+    revoked_ms: int | None = None
+
+    def state(self, now_ms: int) -> State:
+        """What it is good for: only an `open` one lets a device in that it has not served."""
+        if self.used_by:
+            return "used"
+        if self.revoked_ms is not None:
+            return "revoked"
+        return "open" if now_ms < self.expires_ms else "ended"
 
 
 def make(transaction: Transaction, name: str, lifetime_s: int, actor: str, now_ms: int) -> tuple[str, int]:
@@ -66,8 +77,28 @@ def check(transaction: Transaction, text: str, device_id: str, now_ms: int) -> E
         raise _refused("gave out no such enrolment token")
     if known.used_by and known.used_by != device_id:
         raise _refused(f"saw the enrolment token {known.name!r} used by another device")
-    if not known.used_by and now_ms >= known.expires_ms:
+    state = known.state(now_ms)
+    if state == "revoked":
+        raise _refused(f"took the enrolment token {known.name!r} back")
+    if state == "ended":
         raise _refused(f"gave out the enrolment token {known.name!r} for a time that is over")
+    return known
+
+
+def revoke(transaction: Transaction, name: str, actor: str, now_ms: int) -> EnrolmentToken:
+    """Takes a token back that served nobody yet; again changes nothing.
+
+    Raises InputError `not-found`, PolicyError `conflict` for one that a device has used.
+    """
+    if transaction.enrolment.revoke_token(name, now_ms):
+        append(transaction.audit, now_ms, actor, "enrolment-token-revoked", name)
+    known = transaction.enrolment.token_named(name)
+    if known is None:
+        raise error("not-found", f"there is no enrolment token called {name[:64]!r}")
+    if known.used_by:
+        hint = f"reject the device instead: twinlock device reject {known.used_by}"
+        what = f"the enrolment token {name!r} has served {known.used_by}"
+        raise error("conflict", what, hint=hint)
     return known
 
 

@@ -24,14 +24,16 @@ def _iso(at_ms: int | None) -> str | None:
     return None if at_ms is None else iso(at_ms)
 
 
-def enrolment_token(one: EnrolmentToken) -> models.EnrolmentToken:
+def enrolment_token(one: EnrolmentToken, now_ms: int) -> models.EnrolmentToken:
     return models.EnrolmentToken(
         name=one.name,
         created=iso(one.created_ms),
         created_by=one.created_by,
         expires=iso(one.expires_ms),
+        state=one.state(now_ms),
         used_by=one.used_by or None,
         used=_iso(one.used_ms),
+        revoked=_iso(one.revoked_ms),
     )
 
 

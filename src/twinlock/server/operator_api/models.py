@@ -266,14 +266,16 @@ class NewEnrolmentToken(Answer):
 
 
 class EnrolmentToken(Answer):
-    """`used_by` is the device that it served."""
+    """`used_by` is the device that it served. `state` is open, used, revoked, or ended unused."""
 
     name: str
     created: str
     created_by: str
     expires: str
+    state: tokens.State
     used_by: str | None
     used: str | None
+    revoked: str | None
 
 
 class EnrolmentTokens(Answer):

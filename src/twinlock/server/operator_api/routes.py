@@ -242,10 +242,20 @@ def make_enrolment_token(
 
 @router.get("/enrolment-tokens")
 def list_enrolment_tokens(parts: PartsHere) -> models.EnrolmentTokens:
-    """The newest enrolment tokens, newest first, and which devices they served."""
+    """The newest enrolment tokens, newest first: their state, and which devices they served."""
     with parts.database.read() as transaction:
         found = tokens.tokens(transaction, LIST_MAX)
-    return models.EnrolmentTokens(tokens=[answers.enrolment_token(one) for one in found])
+    at_ms = now_ms(parts.clock)
+    return models.EnrolmentTokens(tokens=[answers.enrolment_token(one, at_ms) for one in found])
+
+
+@router.post("/enrolment-tokens/{name}/revoke")
+def revoke_enrolment_token(name: str, parts: PartsHere, operator: Operator) -> models.EnrolmentToken:
+    """Takes a token back that no device has used; one that has served is no longer of use to anybody else."""
+    at_ms = now_ms(parts.clock)
+    with parts.database.write() as transaction:
+        found = tokens.revoke(transaction, name, operator, at_ms)
+    return answers.enrolment_token(found, at_ms)
 
 
 @router.post("/devices/{device_id}/accept")

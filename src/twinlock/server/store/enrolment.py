@@ -56,13 +56,26 @@ class SqlEnrolment:
         found = self._connection.execute(
             select(func.count())
             .select_from(enrolment_tokens)
-            .where(enrolment_tokens.c.used_by == "", enrolment_tokens.c.expires_ms > now_ms)
+            .where(
+                enrolment_tokens.c.used_by == "",
+                enrolment_tokens.c.revoked_ms.is_(None),
+                enrolment_tokens.c.expires_ms > now_ms,
+            )
         ).scalar_one()
         return int(found)
 
     def add_token(self, token: EnrolmentToken) -> None:
         values = {name: getattr(token, name) for name in EnrolmentToken.__slots__}
         self._connection.execute(insert(enrolment_tokens).values(**values))
+
+    def revoke_token(self, name: str, now_ms: int) -> bool:
+        own = enrolment_tokens.c
+        done = self._connection.execute(
+            update(enrolment_tokens)
+            .where(own.name == name, own.used_by == "", own.revoked_ms.is_(None))
+            .values(revoked_ms=now_ms)
+        )
+        return done.rowcount == 1
 
     def use_token(self, name: str, device_id: str, now_ms: int) -> None:
         self._connection.execute(

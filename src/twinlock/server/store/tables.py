@@ -82,6 +82,7 @@ enrolment_tokens = Table(
     Column("expires_ms", BigInteger, nullable=False),
     Column("used_by", _DEVICE_ID, nullable=False, server_default=""),
     Column("used_ms", BigInteger),
+    Column("revoked_ms", BigInteger),
 )
 
 indicators = Table(

@@ -90,7 +90,7 @@ def connect(
     `input-invalid` for an address that is no http(s) URL, and when no token is given.
     """
     if token_file is not None and (token is None or _from_variables(token, token_file)):
-        data = read_bounded(token_file, TOKEN_SIZE_BYTES_MAX, "token file")
+        data = read_bounded(token_file, TOKEN_SIZE_BYTES_MAX, "token file", pipes=True)
         token = data.decode("utf-8", "replace").strip()
     if not token:
         raise error(

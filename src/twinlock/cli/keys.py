@@ -27,6 +27,7 @@ from twinlock.cli.publishing import (
     warn_of_dropped,
     warn_of_expiry,
 )
+from twinlock.core.errors import error
 from twinlock.publish import expiry, keys, releases, roots
 from twinlock.publish.repository import Repository, make_folders, open_repository
 from twinlock.publish.signing import Lifetimes
@@ -220,9 +221,13 @@ def rotate(
 def delegate(
     product: Annotated[str, typer.Argument(metavar="PRODUCT", help="The product line.")],
     key: Annotated[
-        list[str], typer.Option("--key", metavar="FILE.pub", help="Key that signs for it; may be repeated.")
-    ],
+        list[str] | None,
+        typer.Option("--key", metavar="FILE.pub", help="Key that signs for it; may be repeated."),
+    ] = None,
     threshold: Annotated[int, typer.Option("--threshold", help="How many of them must sign.")] = 1,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Take the product line back: the targets keys sign it again.")
+    ] = False,
     repo: RepoOption = Path("repo"),
     folder: KeysOption = Path("keys"),
     passphrase_file: PassphraseOption = None,
@@ -231,19 +236,26 @@ def delegate(
 ) -> None:
     """Let other keys sign the releases of one product line from now on; the targets keys sign that they may.
 
-    Given again it changes those keys. What was signed before stays signed. Publish afterwards.
+    Given again it changes those keys. What was signed before stays signed. With --remove the line's keys
+    count no more, and neither does what they signed. Publish afterwards.
 
     Example: twinlock keys delegate gateway --key gate-alice.pub --key gate-bob.pub --threshold 2
     """
-    public = [keys.read_public(Path(file)) for file in key]
+    if remove == bool(key):
+        raise error("input-invalid", f"give --key for those who shall sign {product}, or --remove")
+    public = [keys.read_public(Path(file)) for file in key or []]
     output = Output(as_json)
     with open_repository(repo, write=True) as repository:
         run = ceremony(repository, folder, passphrase_file, Lifetimes(targets_days=targets_days))
-        releases.delegate(run, product, public, threshold)
+        gone = releases.take_back(run, product) if remove else []
+        if not remove:
+            releases.delegate(run, product, public, threshold)
         warn_of_dropped(run, output)
+        for name in gone:
+            output.warn(f"{name} is not signed any more; devices that run it go on, others refuse it")
         in_force = run.complete()
         output.show(
-            signed_data(run, in_force),
+            {**signed_data(run, in_force), "taken_back": gone},
             done_text(in_force),
             f"Bring it to the server: twinlock release publish --repo {repo}",
         )

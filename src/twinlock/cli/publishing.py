@@ -50,7 +50,7 @@ TimestampDays = Annotated[int, typer.Option("--timestamp-days", help="How long a
 def given_passphrase(file: Path | None) -> bytes | None:
     """The passphrase from the file or the variable, or None. Raises InputError `input-invalid` if empty."""
     if file is not None:
-        data = read_bounded(file, PASSPHRASE_SIZE_BYTES_MAX, "passphrase file").rstrip(b"\r\n")
+        data = read_bounded(file, PASSPHRASE_SIZE_BYTES_MAX, "passphrase file", pipes=True).rstrip(b"\r\n")
     elif PASSPHRASE_VARIABLE in os.environ:
         data = os.environ[PASSPHRASE_VARIABLE].encode("utf-8", "surrogateescape")
     else:

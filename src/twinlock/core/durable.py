@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,11 +89,17 @@ def remove_durably(path: Path) -> None:
     fsync_dir(path.parent)
 
 
-def read_bounded(path: Path, size_bytes_max: int, what: str) -> bytes:
+def read_bounded(path: Path, size_bytes_max: int, what: str, *, pipes: bool = False) -> bytes:
     """The whole file, if it is at most `size_bytes_max`; raises InputError `input-too-large` otherwise.
 
-    Reads one byte past the bound rather than trusting the size that the file system reports.
+    Reads one byte past the bound rather than trusting the size that the file system reports. A pipe, on which
+    one could wait for ever, is `input-wrong-type` unless `pipes` says that a program may hand this in.
     """
+    if not pipes:
+        with os_errors(f"{what} {path}"):
+            mode = path.stat().st_mode
+        if stat.S_ISFIFO(mode):
+            raise error("input-wrong-type", f"{what} {path} is a pipe", hint="give a file")
     with os_errors(f"{what} {path}"), path.open("rb") as file:
         data = file.read(size_bytes_max + 1)
     if len(data) > size_bytes_max:

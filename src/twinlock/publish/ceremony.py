@@ -57,7 +57,8 @@ class Ceremony:
         if targets is None:
             chain = Chain(roots)
         else:
-            delegated = {role: data for role in self._delegated() if (data := self._bytes(role)) is not None}
+            named = {role: data for role in self._delegated() if (data := self._bytes(role)) is not None}
+            delegated = {**repository.retired(), **named}
             snapshot = self._lower("snapshot", {"targets": targets, **delegated}, renew)
             timestamp = self._lower("timestamp", {"snapshot": snapshot}, renew)
             chain = Chain(roots, timestamp, snapshot, targets, delegated)

@@ -91,6 +91,23 @@ def delegate(top: Targets, product: str, keys: list[SSlibKey], threshold: int) -
     )
 
 
+def take_back(top: Targets, product: str) -> None:
+    """Lets the top list's keys sign the releases of `product` again; nobody delegates to its list any more.
+
+    Raises InputError `input-invalid` when it has no keys of its own.
+    """
+    roles = dict(top.delegations.roles or {}) if top.delegations is not None else {}
+    if top.delegations is None or roles.pop(product, None) is None:
+        raise error(
+            "input-invalid",
+            f"the product {product!r} has no keys of its own",
+            hint="`twinlock keys list --repo REPO` shows the product lines that do",
+        )
+    needed = {keyid for role in roles.values() for keyid in role.keyids}
+    kept = {keyid: key for keyid, key in top.delegations.keys.items() if keyid in needed}
+    top.delegations = Delegations(kept, roles) if roles else None
+
+
 def is_full(signed: Targets) -> bool:
     """Whether a list names more than one file should."""
     return len(signed.targets) > NAMES_MAX

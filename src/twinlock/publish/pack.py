@@ -46,7 +46,6 @@ from twinlock.publish.folder import (
     sbom_name,
 )
 from twinlock.publish.image import ImageReader, Segment
-from twinlock.publish.inputs import read_input
 from twinlock.publish.locking import folder_lock
 from twinlock.publish.payload_file import ignore
 
@@ -189,7 +188,7 @@ def _exists(out: Path, held: str) -> TwinlockError:
 
 def read_advisory(path: Path) -> str:
     """The text in a file. Raises InputError `input-wrong-type` when not UTF-8, `input-invalid` if empty."""
-    data = read_input(path, 4 * limits.ADVISORY_LENGTH_MAX, "advisory")
+    data = read_bounded(path, 4 * limits.ADVISORY_LENGTH_MAX, "advisory")
     try:
         text = data.decode("utf-8").strip()
     except UnicodeDecodeError as problem:

@@ -189,15 +189,40 @@ def next_list(ceremony: Ceremony, role: str) -> Targets:
 def delegate(ceremony: Ceremony, product: str, keys: list[SSlibKey], threshold: int) -> None:
     """Prepares that `threshold` of `keys` sign the releases of `product`; what is signed of it stays signed.
 
-    Raises as `lists.delegate` does.
+    Raises as `lists.delegate` does, and `input-invalid` for a product that was taken back once: devices
+    would find what its former keys signed in the same list.
     """
     repository = ceremony.repository
     repository.need_root()
     if repository.newest(lists.TOP) is None:
         first_list(ceremony, lists.TOP)
+    if product in repository.retired():
+        raise error(
+            "input-invalid",
+            f"the product {product!r} was taken back from keys of its own",
+            hint="sign its releases with the targets keys; a list that was given up is not taken up again",
+        )
     lists.delegate(next_list(ceremony, lists.TOP), product, keys, threshold)
     if repository.newest(product) is None:
         first_list(ceremony, product)
+
+
+def take_back(ceremony: Ceremony, product: str) -> list[str]:
+    """Prepares that the targets keys sign the releases of `product` again, and its own keys nothing more.
+
+    What those had signed counts no more: the names of these releases are returned. One that is to stay is
+    taken in again, with the targets keys. Raises as `lists.take_back` does.
+    """
+    repository = ceremony.repository
+    repository.need_root()
+    if repository.newest(lists.TOP) is None:
+        raise error("input-missing", f"{repository.folder} has no list of releases yet")
+    before = {one.name for one in list_releases(repository)}
+    lists.take_back(next_list(ceremony, lists.TOP), product)
+    reached = {role for role, _, _ in lists.walk(repository.list_of)}
+    for role in set(repository.pending) - reached - set(signing.KINDS):
+        del repository.pending[role]
+    return sorted(before - {one.name for one in list_releases(repository)})
 
 
 def _store(folder: Path, release: Release) -> None:

@@ -235,6 +235,15 @@ class Repository:
         metadata = self.newest(role) if pending else self.published(role)
         return None if metadata is None else metadata.signed
 
+    def retired(self) -> dict[str, bytes]:
+        """Published lists that nobody delegates to any more, by role, in the state that comes next.
+
+        The snapshot goes on listing them: to a device, a list that was there and is not is an attack.
+        """
+        reached = {role for role, _, _ in lists.walk(self.list_of)}
+        known = {} if self.chain is None else self.chain.delegated
+        return {role: data for role, data in known.items() if role not in reached}
+
     def entries(self, *, pending: bool) -> dict[str, TargetFile]:
         """What all lists name: those published, or with `pending` those that come next."""
         found: dict[str, TargetFile] = {}

@@ -29,7 +29,7 @@ from tuf.api.metadata import Metadata, Root, Targets
 
 from twinlock.core import details, limits, manifest
 from twinlock.core.details import Details
-from twinlock.core.durable import os_errors, write_atomic
+from twinlock.core.durable import os_errors, read_bounded, write_atomic
 from twinlock.core.errors import TwinlockError, error
 from twinlock.core.manifest import Manifest
 from twinlock.core.trust import hashes
@@ -37,7 +37,6 @@ from twinlock.core.trust.keys import public_key
 from twinlock.core.trust.shapes import Envelope
 from twinlock.core.trust.verifier import TrustedSet, check_manifest_bytes, claims_of
 from twinlock.publish import lists, signing
-from twinlock.publish.inputs import read_input
 from twinlock.publish.keys import KeyRing
 from twinlock.publish.signing import Signatures
 
@@ -147,7 +146,7 @@ class _Head(msgspec.Struct):
 
 def load(path: Path) -> Request:
     """The request in a file; see `decode`."""
-    return decode(read_input(path, REQUEST_SIZE_BYTES_MAX, "signing request"), str(path))
+    return decode(read_bounded(path, REQUEST_SIZE_BYTES_MAX, "signing request"), str(path))
 
 
 def save(path: Path, request: Request) -> None:

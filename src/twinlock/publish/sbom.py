@@ -18,8 +18,8 @@ import msgspec
 
 from twinlock.core import limits
 from twinlock.core.details import Sbom
+from twinlock.core.durable import read_bounded
 from twinlock.core.errors import error
-from twinlock.publish.inputs import read_input
 
 CYCLONEDX: Final = ("1.2", "1.3", "1.4", "1.5", "1.6", "1.7")
 SPDX: Final = ("SPDX-2.2", "SPDX-2.3")
@@ -61,7 +61,7 @@ def read(path: Path) -> tuple[bytes, Sbom]:
     Raises InputError `input-missing`, `input-too-large`, `input-wrong-type`, TrustError `format-unknown` for
     a version of a standard that is not listed above.
     """
-    data = read_input(path, limits.SBOM_SIZE_BYTES_MAX, "SBOM")
+    data = read_bounded(path, limits.SBOM_SIZE_BYTES_MAX, "SBOM")
     return data, parse(data, f"SBOM {path}")
 
 

@@ -124,7 +124,9 @@ def _of_delegations(item: Item) -> list[str]:
                 f"  {role.threshold} of the keys {keys} may sign releases of {', '.join(role.paths or [])}"
             )
     lines += [
-        f"  {name} is signed here again, no more by keys of its own" for name in before if name not in after
+        f"  {name} has no keys of its own any more: what they signed counts no more"
+        for name in before
+        if name not in after
     ]
     bins = None if new is None else new.succinct_roles
     if bins is not None and (old is None or old.succinct_roles is None):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import os
 import random
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -239,6 +241,18 @@ def test_an_option_counts_more_than_a_variable(
         server.tokens.clear()
         connect(server.address, token, token_file).get("/health")
         assert server.tokens == {f"Bearer {expected}"}
+
+
+def test_a_token_may_come_by_a_pipe(tmp_path: Path, server: OperatorServer) -> None:
+    """As a shell's process substitution hands it in."""
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=("of-the-pipe\n",))
+    writer.start()
+    try:
+        connect(server.address, None, tmp_path / "pipe").get("/health")
+    finally:
+        writer.join()
+    assert server.tokens == {"Bearer of-the-pipe"}
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,17 @@ def test_keys_behind_a_passphrase(
     text(capsys, "keys", "init", "--keys", "k", "--repo", "r", *options)
     text(capsys, "release", "sign", "demo-1.1", "--keys", "k", "--repo", "r", *options)
     text(capsys, "release", "refresh", "--keys", "k", "--repo", "r", *options)
+
+
+def test_a_passphrase_may_come_by_a_pipe(world: Path, capsys: Capture) -> None:
+    os.mkfifo(world / "pipe")
+    writer = threading.Thread(target=(world / "pipe").write_text, args=("correct horse\n",))
+    writer.start()
+    try:
+        text(capsys, "keys", "create", "--keys", "k", "--passphrase-file", "pipe")
+    finally:
+        writer.join()
+    assert b"ENCRYPTED" in (world / "k/root-main.pem").read_bytes()
 
 
 def test_a_passphrase_is_asked_for_on_a_terminal(

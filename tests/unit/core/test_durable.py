@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import threading
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,18 @@ def test_removing_twice_is_no_error(tmp_path: Path) -> None:
     durable.remove_durably(path)
     durable.remove_durably(path)
     assert not path.exists()
+
+
+def test_a_pipe_is_read_only_where_a_program_may_hand_it_in(tmp_path: Path) -> None:
+    """Nobody writes to it yet: opening it would wait for ever."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(TwinlockError) as caught:
+        durable.read_bounded(path, 10, "key")
+    assert caught.value.code == "input-wrong-type"
+    writer = threading.Thread(target=path.write_bytes, args=(b"secret",))
+    writer.start()
+    try:
+        assert durable.read_bounded(path, 10, "token file", pipes=True) == b"secret"
+    finally:
+        writer.join()

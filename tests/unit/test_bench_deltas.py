@@ -13,7 +13,8 @@ from bench import delta
 from bench.deltas import kinds, peers
 from bench.deltas.ours import apply, encode
 from bench.deltas.remembered import STARTED_AT, Outcome, outcome, remembered, remembered_outcome, sha256_of
-from bench.harness import ROOT, Measured
+from bench.deltas.together import measure_together, pss_kib, tree
+from bench.harness import ROOT, BenchError, Measured
 from bench.pairs.build import Pair
 from twinlock.core.limits import MIB
 
@@ -118,6 +119,7 @@ def test_the_kind_of_a_file(path: str, kind: str) -> None:
 MORE = {
     "decoder_mib": 6.0,
     "kernel_decoder_mib": 20.0,
+    "create_together_mib": 900.0,
     "userland_cpu_s": 0.4,
     "kernel_cpu_s": 0.6,
     "packing_cpu_s": 0.2,
@@ -144,3 +146,25 @@ def test_rows_hold_ours_against_every_peer(tmp_path: Path) -> None:
     apart = {row.figure: row.ours for row in rows}
     assert apart["security-ext4: kernel and its modules"] == 30
     assert apart["security-ext4: userland, tables, index"] == 10
+
+
+def test_memory_of_a_command_counts_what_it_started() -> None:
+    code = f"import subprocess, sys; held = b'x' * {40 * MIB}; "
+    code += (
+        f"subprocess.run([sys.executable, '-c', \"import time; held = b'x' * {40 * MIB}; time.sleep(1)\"])"
+    )
+    measured, together_mib = measure_together([sys.executable, "-c", code], timeout_s=60)
+    assert 80 < together_mib < 160
+    assert 40 < measured.peak_rss_mib < 80
+
+
+def test_a_command_that_does_not_end_is_ended() -> None:
+    with pytest.raises(BenchError, match="did not end"):
+        measure_together([sys.executable, "-c", "import time; time.sleep(600)"], timeout_s=0.3)
+
+
+def test_a_process_that_has_ended_holds_nothing() -> None:
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    assert pss_kib(done.pid) == 0
+    assert tree(done.pid) == [done.pid]

@@ -14,12 +14,14 @@ from twinlock.core.payload.fields import Field, Fields, Kind, Shifts
 from twinlock.core.payload.x86 import move_x86
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _BIG: Final = sys.byteorder == "big"
 _TYPES: Final = {4: "I", 8: "Q"}
 _FORMATS: Final = {4: "<I", 8: "<Q"}
 _MASK32: Final = 0xFFFFFFFF
+_LOWEST: Final = -1  # below and above every address
+_HIGHEST: Final = 1 << 64
 _ROW_COUNT_MAX: Final = 8192
 _ARM64_BRANCH_MASK: Final = 0x7C000000  # B and BL differ in the top bit alone
 _ARM64_BRANCH: Final = 0x14000000
@@ -103,25 +105,36 @@ def _frames(data: bytearray, field: Field) -> list[int]:
 
 
 def _words(window: bytearray, field: Field, shifts: Shifts) -> None:
-    starts, moves, bias, adjust = shifts.starts, shifts.shifts, field.bias, field.adjust
-    low, high, mask = starts[0], starts[-1], (1 << 8 * field.width) - 1
-    _put(
-        window,
-        field,
-        [
-            value + moves[bisect_right(starts, address)] + adjust & mask
-            if low <= (address := value + bias & mask) < high
-            else value + adjust & mask
-            for value in _get(window, field)
-        ],
-    )
+    bias, adjust, mask = field.bias, field.adjust, (1 << 8 * field.width) - 1
+    numbers = _get(window, field)
+    addresses = [number + bias & mask for number in numbers] if bias else numbers
+    changes = _changes(shifts, addresses)
+    if adjust:
+        changes = [change + adjust for change in changes]
+    if any(changes):
+        _put(window, field, [number + change & mask for number, change in zip(numbers, changes, strict=True)])
 
 
 def _relative(window: bytearray, field: Field, shifts: Shifts) -> None:
-    starts, moves = shifts.starts, shifts.shifts
     numbers, own = _own_addresses(window, field)
-    targets = [value + address & _MASK32 for value, address in zip(numbers, own, strict=True)]
-    _put(window, field, [target + moves[bisect_right(starts, target)] & _MASK32 for target in targets])
+    targets = [number + address & _MASK32 for number, address in zip(numbers, own, strict=True)]
+    changes = _changes(shifts, targets)
+    _put(window, field, [target + change & _MASK32 for target, change in zip(targets, changes, strict=True)])
+
+
+def _changes(shifts: Shifts, addresses: Iterable[int]) -> list[int]:
+    """How far each address moves. Tables often have the order of what they refer to: the last find holds."""
+    starts, moves = shifts.starts, shifts.shifts
+    bounds = (_LOWEST, *starts, _HIGHEST)
+    low = high = change = 0
+    found: list[int] = []
+    append = found.append
+    for address in addresses:
+        if not low <= address < high:
+            index = bisect_right(starts, address)
+            low, high, change = bounds[index], bounds[index + 1], moves[index]
+        append(change)
+    return found
 
 
 def _arm64(window: bytearray, field: Field, shifts: Shifts) -> None:

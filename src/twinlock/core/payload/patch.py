@@ -24,22 +24,24 @@ from twinlock.core.payload.varints import Reader
 from twinlock.core.payload.window import read_window
 
 
-def decode(encoded: bytes | memoryview, length_bytes: int, number: int, base: Base) -> bytearray:
+def decode(encoded: bytes | memoryview, length_bytes: int, number: int, base: Base) -> bytes:
     """The segment's `length_bytes` bytes.
 
     Raises TrustError `payload-malformed` or `format-unknown`, CompatibilityError `delta-library` or
     `delta-base`, and what `base` raises.
     """
     reader = Reader(encoded, number)
-    segment = bytearray()
+    outputs = []
+    left = length_bytes
     for _ in range(limits.STEPS_MAX):
-        if len(segment) == length_bytes:
+        if not left:
             break
-        segment += _step(reader, length_bytes - len(segment), number, base)
+        outputs.append(_step(reader, left, number, base))
+        left -= len(outputs[-1])
     reader.end()
-    if len(segment) != length_bytes:
+    if left:
         raise error("payload-malformed", f"part {number} does not decode to {length_bytes} bytes")
-    return segment
+    return b"".join(outputs)
 
 
 def _step(reader: Reader, room_bytes: int, number: int, base: Base) -> bytearray:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING, Final
 
-from twinlock.core.errors import error
+from twinlock.core.errors import TwinlockError, error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 BYTES_MAX: Final = 6  # 42 bits: more than any offset in an image
 _SHIFT_MAX: Final = 7 * (BYTES_MAX - 1)
+_GOES_ON: Final = bytes(range(0x80, 0x100))  # bytes behind which a number goes on
 
 
 class Reader:
@@ -31,31 +32,40 @@ class Reader:
 
     def column(self, count: int) -> array[int]:
         """`count` numbers; the caller has bounded `count`."""
-        data, position = self._data, self.position
+        data = self._column(count)
+        if len(data) == count:
+            return array("Q", list(data))
         found = array("Q")
         append = found.append
-        try:
-            for _ in range(count):
-                byte = data[position]
-                position += 1
-                if byte < 0x80:
-                    append(byte)
-                    continue
-                result, shift = byte & 0x7F, 7
-                while True:
-                    byte = data[position]
-                    position += 1
-                    result |= (byte & 0x7F) << shift
-                    if byte < 0x80:
-                        break
-                    shift += 7
-                    if shift > _SHIFT_MAX:
-                        raise IndexError
-                append(result)
-        except IndexError:
-            raise error("payload-malformed", f"part {self._part} ends within its numbers") from None
-        self.position = position
+        result = shift = 0
+        for byte in data:
+            if byte >= 0x80:
+                result |= (byte & 0x7F) << shift
+                shift += 7
+                if shift > _SHIFT_MAX:
+                    raise self._broken()
+            elif shift:
+                append(result | byte << shift)
+                result = shift = 0
+            else:
+                append(byte)
         return found
+
+    def _column(self, count: int) -> bytes:
+        """The bytes of `count` numbers: as many more, again and again, as numbers have not ended yet."""
+        start = end = self.position
+        missing = count
+        while missing:
+            piece = bytes(self._data[end : end + missing])
+            end += missing
+            if len(piece) < missing or end - start > count * BYTES_MAX:
+                raise self._broken()
+            missing -= len(piece.translate(None, _GOES_ON))
+        self.position = end
+        return bytes(self._data[start:end])
+
+    def _broken(self) -> TwinlockError:
+        return error("payload-malformed", f"part {self._part} ends within its numbers")
 
     def signed_column(self, count: int) -> array[int]:
         """`count` numbers that may be negative, folded as 0, -1, 1, -2, 2 ..."""

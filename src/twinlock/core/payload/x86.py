@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from itertools import accumulate, count
+from itertools import accumulate, chain, count, repeat
 from operator import add
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +25,7 @@ _CHUNK_BYTES: Final = 64 * 1024
 _BEHIND_BYTES: Final = 6  # what a pattern may need of the next chunk: two bytes and an operand
 _OPERAND_BYTES: Final = 4
 _MASK32: Final = 0xFFFFFFFF
+_KNOWN_MAX: Final = 1 << 14  # a MiB of memory
 _LOAD: Final = struct.Struct("<i").unpack_from
 _STORE: Final = struct.Struct("<I").pack_into
 
@@ -58,30 +59,45 @@ def operands(code: bytes, size: int) -> list[int]:
 def move_x86(window: bytearray, field: Field, shifts: Shifts) -> None:
     """Moves the operands of a field of code, in place."""
     starts, moves = shifts.starts, shifts.shifts
-    first, low, high = field.address, starts[0], starts[-1]
-    index = bisect_right(starts, first)
-    behind = starts[index] - first if index < len(starts) else field.length
-    free = 0
+    low, high = starts[0], starts[-1]
+    place = field.place - field.address
+    known: dict[int, int] = {}  # shifts of targets: most of them are referred to again and again
+    bounds = (0, *starts, field.address + field.length + high)
+    own = near = near_end = 0  # the shift of the code itself, and which targets have the same
+    behind = free = field.address
     for begin, code in _code(window, field):
-        base = first + begin + _OPERAND_BYTES
-        for at in operands(code, _CHUNK_BYTES):
-            (offset,) = _LOAD(code, at)
-            target = base + at + offset
-            if not low <= target < high:
+        first = field.address + begin
+        ats = operands(code, _CHUNK_BYTES)
+        for at, offset in zip(ats, chain.from_iterable(map(_LOAD, repeat(code), ats)), strict=True):
+            address = first + at
+            if address < free:
                 continue
-            place = begin + at
-            if place < free:
+            if address >= behind:
+                index = bisect_right(starts, address)
+                own, near, behind = moves[index], bounds[index], bounds[index + 1]
+                near_end = behind if low <= address < high else near
+            target = address + _OPERAND_BYTES + offset
+            if near <= target < near_end:
+                free = address + _OPERAND_BYTES
                 continue
-            free = place + _OPERAND_BYTES
-            while place >= behind:
-                index += 1
-                behind = starts[index] - first if index < len(starts) else field.length
-            change = moves[bisect_right(starts, target)] - moves[index]
-            if change:
-                _STORE(window, field.place + place, offset + change & _MASK32)
+            shift = known.get(target)
+            if shift is None:
+                if not low <= target < high:
+                    continue
+                if len(known) == _KNOWN_MAX:
+                    known.clear()
+                shift = known[target] = moves[bisect_right(starts, target)]
+            free = address + _OPERAND_BYTES
+            if shift != own:
+                _STORE(window, address + place, offset + shift - own & _MASK32)
 
 
-def _code(window: bytearray, field: Field) -> Iterator[tuple[int, bytes]]:
+def operand_count(window: bytes, field: Field) -> int:
+    """How many places of a field of code look like operands: what moving it takes."""
+    return sum(len(operands(code, _CHUNK_BYTES)) for _, code in _code(window, field))
+
+
+def _code(window: bytes | bytearray, field: Field) -> Iterator[tuple[int, bytes]]:
     """(start within the field, bytes) of its chunks, each with what a pattern may need of the next.
 
     A chunk is read before the one before it is changed: operands may reach over.

@@ -15,6 +15,8 @@ from twinlock.publish.delta.stretches import KernelCutter, unpacked_name
 
 EXECUTABLE_SIZE_BYTES_MIN: Final = 8 * limits.KIB
 EXECUTABLE_SIZE_BYTES_MAX: Final = 128 * limits.MIB
+# From here on an analysis takes hundreds of MiB: eight times an executable's size.
+LARGE_SIZE_BYTES: Final = 8 * limits.MIB
 _MAGIC: Final = b"\x7fELF"
 
 
@@ -33,6 +35,11 @@ class Analyst:
     def names(self) -> list[str]:
         """Names of the image's executables that may differ from an older one, sorted."""
         return sorted(self._names())
+
+    def is_large(self, name: str) -> bool:
+        """Whether analysing it takes so much memory that only one process may do such a thing at a time."""
+        file = self._files[name.partition("\0")[0]]
+        return name != file.path or file.size_bytes >= LARGE_SIZE_BYTES
 
     def _names(self) -> Iterator[str]:
         for path, file in self._files.items():

@@ -37,7 +37,7 @@ from twinlock.publish.delta.segments import EncodedSegment, Encoder
 from twinlock.publish.delta.squashing import BlockCutter
 from twinlock.publish.delta.stretches import KernelCutter, unpacked_name
 
-JOBS_MAX: Final = 8  # each takes up to 200 MiB, all together at most 2 GiB
+JOBS_MAX: Final = 8  # each takes up to 200 MiB, one of them more for a large executable: at most 2 GiB
 _AHEAD: Final = 4  # segments in flight for each job
 
 Progress = Callable[[int], None]
@@ -212,7 +212,11 @@ def _in_pool(
     pool: ProcessPoolExecutor, workshop: _Workshop, count: int, jobs: int
 ) -> Iterator[EncodedSegment]:
     names = workshop.analyst.names()
-    analysed = dict(zip(names, pool.map(_analyse, names), strict=True))
+    analysed: dict[str, Known | None] = {}
+    others = [name for name in names if not workshop.analyst.is_large(name)]
+    for name in (name for name in names if workshop.analyst.is_large(name)):
+        analysed[name] = pool.submit(_analyse, name).result()
+    analysed |= zip(others, pool.map(_analyse, others), strict=True)
     pending: deque[Future[EncodedSegment]] = deque()
     for number in range(count):
         if len(pending) == jobs * _AHEAD:

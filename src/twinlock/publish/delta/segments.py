@@ -16,9 +16,10 @@ from twinlock.core.payload.prefix import PREFIX_SIZE_BYTES_MIN
 from twinlock.core.payload.program import Pack
 from twinlock.core.zstd import CompressionParameter, ZstdCompressor, ZstdDict, compress
 from twinlock.publish.delta.blocks import BlockIndex
-from twinlock.publish.delta.covers import find_covers
+from twinlock.publish.delta.covers import Cover, find_covers
 from twinlock.publish.delta.executables import Known, Located, Prepared, prepare
 from twinlock.publish.delta.fields.pruning import pruned
+from twinlock.publish.delta.fields.worth import worthwhile
 from twinlock.publish.delta.images import Image
 from twinlock.publish.delta.inodes import Inodes
 from twinlock.publish.delta.locating import Locator
@@ -115,8 +116,10 @@ class Encoder:
         unfinish(unfinished, prepared.fields)
         covers = find_covers(bytes(window[: size_of(refs)]), bytes(unfinished))
         refs, covers = trimmed(refs, covers)
-        window, prepared = self._moved(refs, contents, known)
-        program = build_program([*refs, *prepared.tables], window, unfinished, covers, packs, prepared.fields)
+        prepared = self._prepared(refs, contents, known)
+        plain = self._window.read([*refs, *prepared.tables])
+        window, fields = _moved(plain, unfinished, covers, prepared.fields)
+        program = build_program([*refs, *prepared.tables], window, unfinished, covers, packs, fields)
         return pack_step(program, sum(pack.take for pack in packs) or len(text))
 
     def _contents(self, stretch: Raw | Packed, text: bytes) -> _Contents:
@@ -133,13 +136,16 @@ class Encoder:
         window = [*fields.window, *self._inodes.window(refs)]
         return replace(prepared, fields=Fields(fields.maps, window, [*fields.text, *contents.inodes]))
 
-    def _moved(
-        self, refs: Sequence[Ref], contents: _Contents, known: Mapping[str, Known]
-    ) -> tuple[bytearray, Prepared]:
-        """The window of the refs, its addresses moved, and the fields that did it."""
-        prepared = self._prepared(refs, contents, known)
-        window = bytearray(self._window.read([*refs, *prepared.tables]))
-        return window, replace(prepared, fields=pruned(window, prepared.fields))
+
+def _moved(plain: bytes, text: bytearray, covers: list[Cover], fields: Fields) -> tuple[bytearray, Fields]:
+    """A window with its addresses moved, and those of the fields that did it and are worth it."""
+    window = bytearray(plain)
+    fields = pruned(window, fields)
+    kept = worthwhile(plain, window, text, covers, fields)
+    if kept != fields:
+        window = bytearray(plain)
+        kept = pruned(window, kept)
+    return window, kept
 
 
 def _stored(kind: type[Zstd | Patch | Prefix], data: bytes) -> EncodedSegment:

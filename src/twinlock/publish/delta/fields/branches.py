@@ -19,6 +19,8 @@ from twinlock.publish.delta.fields.shiftmap import Integers
 Bytes = NDArray[np.uint8]
 MACHINES: Final = (MACHINE_X86_64, MACHINE_ARM64)
 VOTES_MIN: Final = 2
+_FAR: Final = 1 << 26  # further than any target moved
+_SHIFT_BITS: Final = 27
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +49,12 @@ def votes(machine: int, codes: list[Code], low: int, high: int) -> Votes:
         return Votes(np.zeros(0, np.int64), np.zeros(0, np.int64))
     targets = np.concatenate([old for old, _ in pairs])
     shifts = np.concatenate([new for _, new in pairs]) - targets
-    known = (targets >= low) & (targets < high) & (np.abs(shifts) < 1 << 26)
-    ballots, counts = np.unique(np.stack([targets[known], shifts[known]]), axis=1, return_counts=True)
-    order = np.lexsort((-counts, ballots[0]))
-    targets, shifts, counts = ballots[0][order], ballots[1][order], counts[order]
+    known = (targets >= low) & (targets < high) & (np.abs(shifts) < _FAR)
+    # a target and its shift as one number: sorting these is several times as fast as sorting pairs
+    ballots, counts = np.unique((targets[known] << _SHIFT_BITS) + shifts[known] + _FAR, return_counts=True)
+    targets, shifts = ballots >> _SHIFT_BITS, (ballots & (1 << _SHIFT_BITS) - 1) - _FAR
+    order = np.lexsort((-counts, targets))
+    targets, shifts, counts = targets[order], shifts[order], counts[order]
     first = np.append(True, targets[1:] != targets[:-1]) if len(targets) else np.zeros(0, np.bool_)
     chosen = first & (counts >= VOTES_MIN)
     return Votes(targets[chosen], shifts[chosen])
@@ -72,8 +76,10 @@ def _pairs_x86(code: Code) -> tuple[Integers, Integers]:
     call = np.flatnonzero((old[:-5] & 0xFE) == 0xE8) + 1
     jump = np.flatnonzero((old[:-6] == 0x0F) & ((old[1:-5] & 0xF0) == 0x80)) + 2
     relative = np.flatnonzero((old[1:-5] & 0xC7) == 0x05) + 2
-    places = np.unique(np.concatenate([call, jump, relative]))
-    places = places[places + 4 <= len(old)]
+    marked = np.zeros(len(old), np.bool_)
+    for found in (call, jump, relative):
+        marked[found] = True
+    places = np.flatnonzero(marked[: len(old) - 3])
     moved = code.alignment.new_places(places)
     good = (moved >= 2) & (moved + 4 <= len(code.new))
     places, moved = places[good], moved[good]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -60,3 +61,18 @@ def check(rng: random.Random, more: int) -> None:
     slowly(wanted, field, shifts)
     x86.move_x86(window, field, shifts)
     assert window == wanted
+
+
+def test_code_with_ever_new_targets_takes_little_memory() -> None:
+    rng = random.Random(5)
+    calls = (b"\xe8" + struct.pack("<i", rng.randrange(1 << 24)) + b"\x90\x90\x90" for _ in range(1 << 17))
+    window = bytearray(b"".join(calls))
+    field = Field(Kind.X86, 0, 0, len(window), 0)
+    shifts = Shifts([0, 1 << 23, 1 << 25], [0, 16, -16, 0])
+    tracemalloc.start()
+    try:
+        x86.move_x86(window, field, shifts)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 5 << 20

@@ -5,7 +5,8 @@
  2. Get the missing ones (see `pull`): check the signed hash, write, flush, note it. The slot is marked
     unbootable before its first byte changes, and not before.
  3. Write the segments that are all zeros.
- 4. Flush, drop the cache, read the slot back and hash it; what is wrong is fetched again, twice at most.
+ 4. Flush, drop the cache, read the slot back and hash the image. When it is not the signed one, every segment
+    is read and hashed once more, and what is wrong is fetched again, twice at most.
 
 At most one encoded and one decoded segment are in memory at a time, beside what the decoder needs.
 """
@@ -17,11 +18,14 @@ from typing import TYPE_CHECKING, Final
 
 from twinlock.agent.progress import Progress
 from twinlock.agent.pull import Puller
+from twinlock.agent.segments import Segments
 from twinlock.core import limits, manifest
 from twinlock.core.errors import TwinlockError, error
 from twinlock.core.payload.parts import ZERO_BLOCK
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from twinlock.agent.config import Config
     from twinlock.agent.fetch import Tally
     from twinlock.agent.plan import Plan
@@ -41,7 +45,6 @@ class Installer:
         self._job = plan.job
         self._manifest: Final = _manifest(plan)
         self._progress = Progress.open(ports.store, plan.job, self._manifest.segment_count)
-        self._zeros: dict[int, bytes] = {}
         self._invalidated = False
 
     @property
@@ -81,44 +84,34 @@ class Installer:
 
     # --- what is there
 
-    def _segment(self, device: BlockDevice, buffer: memoryview, number: int) -> memoryview:
-        view = buffer[: self._manifest.segment_length_bytes(number)]
-        device.read_into(view, number * limits.SEGMENT_SIZE_BYTES)
-        return view
-
     def _look(self, device: BlockDevice) -> None:
         """Finds the segments that the slot already holds."""
-        buffer = memoryview(bytearray(limits.SEGMENT_SIZE_BYTES))  # given back before anything is fetched
+        segments = Segments(self._manifest)  # given back before anything is fetched
         for number in list(self._progress.missing()):
             self._show("look", number + 1)
             try:
-                view = self._segment(device, buffer, number)
+                view = segments.read(device, number)
             except TwinlockError as problem:
                 if problem.code != "io-error":
                     raise
                 continue  # a sector that cannot be read is often mended by writing it
-            if hashlib.sha256(view).digest() == self._manifest.segment_sha256(number):
+            if segments.is_signed(number, view):
                 self._progress.held(number)
-
-    def _is_zero(self, number: int) -> bool:
-        length = self._manifest.segment_length_bytes(number)
-        if length not in self._zeros:
-            self._zeros[length] = hashlib.sha256(bytes(length)).digest()
-        return self._manifest.segment_sha256(number) == self._zeros[length]
 
     # --- what is missing
 
     def _fill(self, device: BlockDevice) -> None:
-        missing = list(self._progress.missing())
-        wanted = [number for number in missing if not self._is_zero(number)]
+        segments = Segments(self._manifest)
+        zeros = [number for number in self._progress.missing() if segments.is_zero(number)]
+        del segments
+        wanted = sorted(set(self._progress.missing()).difference(zeros))
         if wanted:
             puller = Puller(self._ports, self._config, self._plan, self._manifest, self._progress)
             puller.pull(wanted, lambda number, data: self._write(device, number, data))
-        for number in missing:
-            if self._is_zero(number):
-                self._write_zeros(device, number)
+        for number in zeros:
+            self._write_zeros(device, number)
 
-    def _write(self, device: BlockDevice, number: int, data: bytes | bytearray) -> None:
+    def _write(self, device: BlockDevice, number: int, data: bytes | bytearray | memoryview) -> None:
         self._invalidate()
         device.write(data, number * limits.SEGMENT_SIZE_BYTES)
         device.sync()
@@ -143,22 +136,35 @@ class Installer:
     # --- the proof
 
     def _read_back(self, device: BlockDevice) -> bool:
-        """Whether the medium holds the image. Segments that are wrong are missing again."""
+        """Whether the medium holds the image. If not, segments that are wrong are missing again."""
         device.sync()
-        device.drop_cache()
-        buffer = memoryview(bytearray(limits.SEGMENT_SIZE_BYTES))
+        segments = Segments(self._manifest)
+        image = hashlib.sha256()
+        for _, view in self._medium(device, segments):
+            image.update(view)
+        if image.digest() == self._manifest.image_sha256:
+            return True
+        return self._find_wrong(device, segments)
+
+    def _find_wrong(self, device: BlockDevice, segments: Segments) -> bool:
+        """Reads the medium once more, for the segments that are wrong; whether there was none this time."""
         image = hashlib.sha256()
         good = True
-        for number in range(self._manifest.segment_count):
-            self._show("verify", number + 1)
-            view = self._segment(device, buffer, number)
+        for number, view in self._medium(device, segments):
             image.update(view)
-            if hashlib.sha256(view).digest() != self._manifest.segment_sha256(number):
+            if not segments.is_signed(number, view):
                 self._progress.lost(number)
                 good = False
         if good and image.digest() != self._manifest.image_sha256:
             raise error("manifest-malformed", f"{self._manifest.name}: the segments do not make up the image")
         return good
+
+    def _medium(self, device: BlockDevice, segments: Segments) -> Iterator[tuple[int, memoryview]]:
+        """The segments as the medium has them."""
+        device.drop_cache()
+        for number in range(self._manifest.segment_count):
+            self._show("verify", number + 1)
+            yield number, segments.read(device, number)
 
     def _show(self, phase: str, segments: int) -> None:
         done = min(segments * limits.SEGMENT_SIZE_BYTES, self._manifest.image_size_bytes)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from twinlock.core.payload.base import Base
     from twinlock.core.protocol import PayloadOffer
 
-    Deliver = Callable[[int, bytes | bytearray], None]
+    Deliver = Callable[[int, bytes | bytearray | memoryview], None]
 
 REFUSED_MAX: Final = 8  # segments that a delta does not give before it is compared with those that it gave
 HASHES_AT_ONCE: Final = 32  # segments whose block hashes are one request: at most 64 KiB
@@ -82,7 +82,7 @@ class Puller:
         """Calls `deliver(number, segment)` for each of `numbers`, which ascend, in any order."""
         rest = set(numbers)
 
-        def delivered(number: int, data: bytes | bytearray) -> None:
+        def delivered(number: int, data: bytes | bytearray | memoryview) -> None:
             deliver(number, data)
             rest.remove(number)
 
@@ -148,11 +148,9 @@ class Puller:
 
     def _by_reuse(self, device: BlockDevice, rest: set[int], deliver: Deliver) -> None:
         held = Held(device, self._manifest)
-        held.look(sorted(rest), lambda done, total: self._ports.display.progress("look", done, total))
-        for number in sorted(rest):
-            data = held.whole(number)
-            if data is not None:
-                deliver(number, data)
+        held.look(
+            sorted(rest), deliver, lambda done, total: self._ports.display.progress("look", done, total)
+        )
         if not rest or not self._full.index.blocks_size_bytes:
             return
         numbers = sorted(rest)

@@ -1,9 +1,10 @@
 """Adaptive mode: what of an image the current slot already holds, wherever it lies there.
 
-The slot is read once. Its 1 MiB segments are compared with the signed hashes; of its 4 KiB blocks short
-hashes are kept, 8 bytes each, in which the block hashes of a full payload (see `core.payload.blocks`) are
-looked up. A segment all of whose blocks are there is put together from them, and counts when it has its
-signed hash. Memory: 8 bytes for each block of the slot that is not zeros, at most `BLOCKS_MAX`.
+The slot is read once. Each of its 1 MiB segments that has a signed hash is delivered as it is read, so that
+it is neither read nor hashed again. Of the 4 KiB blocks short hashes are kept, 8 bytes each, in which the
+block hashes of a full payload (see `core.payload.blocks`) are looked up. A segment all of whose blocks are
+there is put together from them, and counts when it has its signed hash. Memory: 8 bytes for each block of the
+slot that is not zeros, at most `BLOCKS_MAX`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from twinlock.core.errors import TwinlockError
 from twinlock.core.payload.blocks import BLOCK_SIZE_BYTES, HASH_SIZE_BYTES, block_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from twinlock.agent.ports import BlockDevice
     from twinlock.core.manifest import Manifest
@@ -31,33 +32,44 @@ _ZEROS_HASH: Final = block_hash(_ZEROS)
 
 
 class Held:
-    """The blocks of a slot, and the segments found in it whole."""
+    """The blocks of a slot."""
 
     def __init__(self, device: BlockDevice, manifest: Manifest) -> None:
         self._device = device
         self._manifest = manifest
         self._buckets = [array("Q") for _ in range(_BUCKETS)]
-        self._count = 0
-        self._whole: dict[bytes, int] = {}
 
-    def look(self, numbers: list[int], show: Callable[[int, int], None]) -> None:
-        """Reads the slot, for the segments `numbers`; `show` is told the bytes done and in all."""
-        wanted = {self._manifest.segment_sha256(number) for number in numbers}
-        buffer = memoryview(bytearray(limits.SEGMENT_SIZE_BYTES))
+    def look(
+        self,
+        numbers: Iterable[int],
+        deliver: Callable[[int, memoryview], None],
+        show: Callable[[int, int], None],
+    ) -> None:
+        """Reads the slot, and delivers those of the segments `numbers` that lie in it in one piece, at a
+        multiple of 1 MiB. What is delivered is valid during the call. `show` is told the bytes done and in
+        all.
+        """
+        wanted: dict[bytes, list[int]] = {}
+        for number in numbers:
+            wanted.setdefault(self._manifest.segment_sha256(number), []).append(number)
+        buffer = bytearray(limits.SEGMENT_SIZE_BYTES)
+        zeros = bytes(limits.SEGMENT_SIZE_BYTES)
         size_bytes = min(self._device.size_bytes, BLOCKS_MAX * BLOCK_SIZE_BYTES)
         for start in range(0, size_bytes, limits.SEGMENT_SIZE_BYTES):
-            view = buffer[: min(limits.SEGMENT_SIZE_BYTES, size_bytes - start)]
-            try:
-                self._device.read_into(view, start)
-            except TwinlockError as problem:
-                if problem.code != "io-error":
-                    raise
-                continue  # what cannot be read is not held
-            digest = hashlib.sha256(view).digest()
-            if digest in wanted:
-                self._whole.setdefault(digest, start)
-            self._add(view, start // BLOCK_SIZE_BYTES)
-            show(start + len(view), size_bytes)
+            with memoryview(buffer)[: min(limits.SEGMENT_SIZE_BYTES, size_bytes - start)] as view:
+                show(start, size_bytes)
+                try:
+                    self._device.read_into(view, start)
+                except TwinlockError as problem:
+                    if problem.code != "io-error":
+                        raise
+                    continue  # what cannot be read is not held
+                if buffer == zeros:
+                    continue  # zeros are written, not looked for
+                for number in wanted.pop(hashlib.sha256(view).digest(), ()):
+                    deliver(number, view)
+                self._add(view, start // BLOCK_SIZE_BYTES)
+        show(size_bytes, size_bytes)
         for number, bucket in enumerate(self._buckets):
             self._buckets[number] = array("Q", sorted(bucket))
 
@@ -67,13 +79,6 @@ class Held:
             if block != _ZEROS:
                 bucket, key = _key(block_hash(block))
                 self._buckets[bucket].append(key | number + start // BLOCK_SIZE_BYTES)
-
-    def whole(self, number: int) -> bytes | None:
-        """Segment `number`, if the slot holds it in one piece at a multiple of 1 MiB."""
-        place = self._whole.get(self._manifest.segment_sha256(number))
-        if place is None:
-            return None
-        return self._signed(number, [(place, self._manifest.segment_length_bytes(number))])
 
     def of_blocks(self, number: int, hashes: bytes) -> bytes | None:
         """Segment `number`, if the slot holds all blocks of these hashes and they make it up."""

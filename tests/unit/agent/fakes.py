@@ -246,6 +246,7 @@ class MemoryDevice:
     log: list[str] = field(default_factory=list)
     pending: list[tuple[int, bytes]] = field(default_factory=list)
     written: list[int] = field(default_factory=list)
+    read_bytes: int = 0
     rotten: frozenset[int] = frozenset()
     unreadable: set[int] = field(default_factory=set)
     closed: bool = True
@@ -259,6 +260,7 @@ class MemoryDevice:
         if offset // MIB in self.unreadable:
             raise error("io-error", f"slot: Input/output error at {offset}")
         buffer[:] = self.data[offset : offset + len(buffer)]
+        self.read_bytes += len(buffer)
 
     def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         assert not self.closed

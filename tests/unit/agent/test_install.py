@@ -176,6 +176,27 @@ def test_zeros_are_written_though_nothing_is_fetched_for_them() -> None:
     assert device.slots.devices["b"].written == [0, 1, 2]
 
 
+def test_a_slot_is_read_twice_and_again_only_to_find_what_is_wrong() -> None:
+    device = device_with(PACKED)
+    install(device)
+    assert device.slots.devices["b"].read_bytes == 2 * len(PACKED.image)  # looked at, and read back
+    wrong = device_with(PACKED)
+    wrong.slots.devices["b"].rotten = frozenset({1})
+    refuse(wrong, "slot-readback")
+    assert wrong.slots.devices["b"].read_bytes == (1 + 2 * 3) * len(PACKED.image)
+
+
+def test_zeros_in_the_slot_are_not_taken_for_what_was_signed() -> None:
+    """They are told without a hash: in a full segment, and in a short one after a full one of zeros."""
+    for image in (image_of("ab"), image_of("a0", tail_bytes=512 * 3), image_of("0a", tail_bytes=512 * 3)):
+        packed = pack(image)
+        device = device_with(packed, slots=memory_slots(b"", bytes(len(image))))
+        install(device, packed)
+        segments = [image[start : start + MIB] for start in range(0, len(image), MIB)]
+        assert device.slots.devices["b"].written == [n for n, one in enumerate(segments) if any(one)]
+        assert device.holds("b", packed)
+
+
 def test_a_sector_that_cannot_be_read_is_written() -> None:
     device = device_with(PACKED, slots=memory_slots(b"", PACKED.image))
     device.slots.devices["b"].unreadable = {1}

@@ -208,6 +208,19 @@ def test_without_block_hashes_whole_segments_are_found() -> None:
     assert sent(device) == tail + sum(index.parts[number].length for number in (1, 2, 3, 5))
 
 
+def test_the_current_slot_is_read_once_for_its_whole_segments() -> None:
+    """Also one that the image has twice, and one that lies elsewhere in the slot."""
+    old = image_of("abcd")
+    a, b, _, d = (old[start : start + MIB] for start in range(0, len(old), MIB))
+    wanted = pack(b + b + a + d)
+    device = device_on(old, wanted)
+    install(device, wanted)
+    slots = device.slots.devices
+    assert slots["a"].read_bytes == len(slots["a"].data)
+    assert slots["b"].written == [2, 0, 1, 3]
+    assert device.network.requests == []
+
+
 def test_a_slot_with_something_else_costs_a_few_hashes() -> None:
     letters = "x" * 40
     wanted = with_blocks(pack(image_of(letters, seed=9)))

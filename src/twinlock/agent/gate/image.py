@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
+from twinlock.agent.segments import Segments
 from twinlock.core import limits
 from twinlock.core.errors import error
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def verify(slots: Slots, slot: str, manifest: Manifest, display: Display) -> None:
-    """Reads the slot once, a segment at a time: one segment of memory, whatever the image's size.
+    """Reads the slot once, a segment at a time: two segments of memory, whatever the image's size.
 
     Raises DeviceError `slot-readback` for the first segment that is not the signed one, `slot-unusable`,
     `io-error`.
@@ -22,11 +22,9 @@ def verify(slots: Slots, slot: str, manifest: Manifest, display: Display) -> Non
     device = slots.look(slot)
     try:
         device.drop_cache()
-        buffer = memoryview(bytearray(limits.SEGMENT_SIZE_BYTES))
+        segments = Segments(manifest)
         for number in range(manifest.segment_count):
-            view = buffer[: manifest.segment_length_bytes(number)]
-            device.read_into(view, number * limits.SEGMENT_SIZE_BYTES)
-            if hashlib.sha256(view).digest() != manifest.segment_sha256(number):
+            if not segments.is_signed(number, segments.read(device, number)):
                 raise error(
                     "slot-readback",
                     f"segment {number} of slot {slot}, which runs, is not that of {manifest.name}",

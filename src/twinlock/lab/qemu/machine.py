@@ -40,7 +40,7 @@ WAIT_CPU_S_MAX: Final = 120.0
 WAIT_WALL_S_MAX: Final = 900.0
 # What was translated before a reset makes every write to its page slow, until this buffer is full and all of
 # it is dropped: with QEMU's default of 1 GiB a kernel unpacks itself four times slower after a reset.
-_TCG: Final = "tcg,thread=single,tb-size=96"
+_TCG: Final = "tcg,thread=single,tb-size=192"
 _FORWARD: Final = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)")
 _QMP_LINE_BYTES_MAX: Final = 1 * MIB
 _QMP_WAIT_S: Final = 60.0

@@ -56,8 +56,14 @@ _REMOVED: Final = (
         "usr/lib/systemd/system-generators",
         "usr/lib/valgrind",
     ),
+    # The devices have the server of SSH, not its clients, and run programs, not their tests and manuals.
+    *("usr/bin/ssh", "usr/bin/ssh-add", "usr/bin/ssh-agent", "usr/bin/ssh-keyscan", "usr/bin/scp"),
+    *("usr/bin/sftp", "usr/lib/openssh", "etc/ssh/moduli", "usr/bin/localedef"),
+    *("usr/lib/python3.11/pydoc_data", "usr/lib/python3.11/unittest", "usr/lib/python3.11/xmlrpc"),
+    *("usr/lib/python3.11/wsgiref", "usr/lib/python3.11/turtle.py", "usr/lib/python3.11/venv"),
 )
 _REMOVED_PATTERNS: Final = (
+    "usr/bin/dpkg*",
     "usr/lib/linux-image-*",
     "usr/lib/*/gconv",
     "usr/lib/*/perl-base",
@@ -152,7 +158,7 @@ def base(architecture: Architecture, more: Sequence[str] = ()) -> Path:
     packages = [*PACKAGES, KERNELS[architecture], *more]
     settings = [_REMOVED, _REMOVED_PATTERNS, _MODULES, _MASKED, _USERS, _GROUPS, _NETWORK]
     settings += [_WATCHDOG_UNIT, _UDEV_TRIGGER, _SHELL_UNIT, _SHELL]
-    recipe = json.dumps(["system", 13, architecture, packages, settings])
+    recipe = json.dumps(["system", 14, architecture, packages, settings])
 
     def make(out: Path) -> None:
         with TemporaryDirectory(prefix="twinlock-system-", dir=out.parent) as folder, os_errors(str(out)):

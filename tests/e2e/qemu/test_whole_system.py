@@ -27,9 +27,6 @@ from twinlock.lab.qemu.machine import ARCHITECTURES, Architecture
 from twinlock.lab.qemu.shell import Shell
 from twinlock.lab.scenario import Result
 
-# They take some fifty processor minutes: more than the default run has.
-pytestmark = pytest.mark.long
-
 DEVICE_ID = "lab-device"
 CUTS = 10
 CUTS_LONG = 100

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.processes import WAIT_S, processes_of, wait_until
 from twinlock.cli.api import Api
 from twinlock.core.errors import TwinlockError
 from twinlock.core.limits import MIB
@@ -27,31 +27,9 @@ from twinlock.lab.demo import story
 
 DEMO = [sys.executable, "-m", "twinlock.cli.main", "demo"]
 IMAGE_MIB = 12
-WAIT_S = 600
 RELEASES = ["1.1", "1.2", "1.3 (one bit flipped)", "1.4 (signed by a stranger)"]
 OUTCOMES = ["succeeded", "rolled_back", "failed", "refused"]
 CODES = ["healthy", "health-failed", "payload-part-hash", "metadata-signature"]
-
-
-def processes_of(folder: Path) -> list[str]:
-    """Command lines of running processes that name something in the demo's folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-            except OSError:  # it has just ended
-                line = ""
-            if f"{folder}/" in line:
-                found.append(line)
-    return found
-
-
-def wait_until(condition: Any, what: str) -> None:
-    until = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < until, f"waited for {what}"
-        time.sleep(0.05)
 
 
 @contextmanager

@@ -9,13 +9,13 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Final
 
 import typer
 from rich.text import Text
 
 from twinlock.cli.api import Api
+from twinlock.cli.ending import ended_by_signals
 from twinlock.cli.output import JsonOption, Output, Table, clean, console, size_text
 from twinlock.core.limits import MIB
 from twinlock.lab import images
@@ -25,7 +25,6 @@ app: Final = typer.Typer()
 
 ONCE_VARIABLE: Final = "DEMO_ONCE"
 WIDTH_MAX: Final = 100
-_END_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _INDENT: Final = "      "
 _UNBROKEN: Final = "\x1f"  # stands for a space at which no line may end
 
@@ -92,7 +91,7 @@ def demo(
     once = once or os.environ.get(ONCE_VARIABLE, "") not in ("", "0")
     folder = folder.absolute()
     output.note(f"Twinlock, from image to rollback, in {len(story.STEPS)} steps. Everything is in {folder}")
-    with _ended_by_signals():
+    with ended_by_signals():
         with story.tell(folder, Terminal(output), Api, image_size_bytes=image_mib * MIB) as ended:
             if not once:
                 output.note(f"\nThe server goes on, its page is at {ended.server}/ (Ctrl-C ends it).")
@@ -110,26 +109,6 @@ def _table(ended: story.Ended) -> Table:
         for row in ended.rows
     ]
     return Table(["release", "outcome", "fetched", "seconds", "reason"], rows)
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """A closed terminal and SIGTERM end the demo as Ctrl-C does: everything that it started is ended.
-
-    Only the first one counts: a second one must not interrupt the ending.
-    """
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        for other in _END_SIGNALS:
-            signal.signal(other, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in _END_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _wait_for_interrupt() -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from twinlock.cli.api import Api
+from twinlock.cli.ending import ended_by_signals
 from twinlock.cli.output import JsonOption, Output, Table
 from twinlock.core.durable import os_errors, read_bounded, write_atomic
 from twinlock.core.errors import error
@@ -196,7 +197,7 @@ def _stage(
             spec = layout.parse_spec(data.decode("utf-8"))
         except UnicodeDecodeError as problem:
             raise error("input-wrong-type", f"disk description {disk} is not a text") from problem
-    with _place(folder) as place:
+    with ended_by_signals(), _place(folder) as place:
         tree = None if image is None else _copied(image, place / "tree")
         settings = build.Settings(DEVICE_ID, tries=tries)
         with stage.opened(

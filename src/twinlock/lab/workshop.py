@@ -194,6 +194,9 @@ class ServerProcess:
             self.stop()
             words = self.log.read_text(encoding="utf-8", errors="replace")[-500:]
             raise error("internal", f"the server does not start: {words}") from problem
+        except BaseException:  # interrupted while it starts: the caller has nothing to end yet
+            self.stop()
+            raise
         self.url, self.page = said["address"], said["page"]
 
     def _first_line(self) -> bytes:

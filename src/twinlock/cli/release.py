@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from twinlock.cli import release_delta, release_request
+from twinlock.cli import release_delta, release_request, release_show
 from twinlock.cli.api import (
     SERVER_DEFAULT,
     CaFileOption,
@@ -51,6 +51,7 @@ app: Final = typer.Typer(no_args_is_help=True)
 app.command()(release_delta.delta)
 app.command()(release_request.request)
 app.command()(release_request.collect)
+app.command()(release_show.show)
 
 RootFileOption = Annotated[
     Path | None,

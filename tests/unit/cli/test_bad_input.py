@@ -275,6 +275,7 @@ PACK_IMAGE = f"release pack image --version 2.0 {' '.join(PACK)}"
 SIGN = "release sign demo-1.1"
 PUBLISH = "release publish --server URL --token-file token"
 LIST = "release list --server URL --token-file token"
+SHOW = "release show --server URL --token-file token "
 
 KEYS = [
     Case("keys create", "input-exists"),
@@ -475,6 +476,12 @@ SENDING = [
     Case(LIST, "answer-malformed", fault=("GET", fake.not_json)),
     Case(LIST, "server-busy", fault=("GET", fake.busy)),
     Case("release list --server http://127.0.0.1:1 --token t", "server-unreachable"),
+    Case(SHOW + "demo/9.9", "not-found"),
+    Case(SHOW + "demo", "input-invalid"),
+    Case(SHOW + "../devices", "input-invalid"),
+    Case(SHOW + "demo/..", "input-invalid"),
+    Case(SHOW + "demo/1.1", "answer-malformed", fault=("GET", fake.a_list)),
+    Case(SHOW + "demo/1.1", "server-busy", fault=("GET", fake.busy)),
     Case("release list --repo none", "input-missing"),
 ]
 

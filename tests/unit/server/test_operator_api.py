@@ -15,6 +15,8 @@ from twinlock.server.setup import add_operator
 PATHS = [
     ("GET", "/releases"),
     ("GET", "/releases/demo/1.1"),
+    ("GET", "/releases/demo/1.1/details"),
+    ("GET", "/releases/demo/1.1/sbom"),
     ("GET", "/devices"),
     ("GET", "/devices/dev-1"),
     ("GET", "/devices/dev-1/reports"),

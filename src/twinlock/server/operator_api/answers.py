@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from twinlock.server.devices.model import Indicator
     from twinlock.server.devices.ports import DeviceRow
     from twinlock.server.enrolment.tokens import EnrolmentToken
+    from twinlock.server.releases.described import Described
     from twinlock.server.releases.ports import Release
     from twinlock.server.rollouts.model import AssignmentRow, Progress, StoredReport
 
@@ -34,6 +35,27 @@ def enrolment_token(one: EnrolmentToken, now_ms: int) -> models.EnrolmentToken:
         used_by=one.used_by or None,
         used=_iso(one.used_ms),
         revoked=_iso(one.revoked_ms),
+    )
+
+
+def release_details(found: Described) -> models.ReleaseDetails:
+    made, sbom = found.details, found.details.sbom
+    return models.ReleaseDetails(
+        product=made.product,
+        version=made.version,
+        kind=made.kind,
+        support_ends=made.support_ends,
+        advisory=made.advisory,
+        sbom=None
+        if sbom is None
+        else models.Sbom(
+            kind=sbom.kind,
+            spec_version=sbom.spec_version,
+            sha256=sbom.sha256.hex(),
+            size_bytes=sbom.size_bytes,
+            components=sbom.components,
+        ),
+        details_sha256=found.sha256,
     )
 
 

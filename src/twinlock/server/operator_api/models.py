@@ -134,6 +134,28 @@ class Release(Answer):
     payloads: list[Payload]
 
 
+class Sbom(Answer):
+    """A software bill of materials; the file itself is a call of its own."""
+
+    kind: str
+    spec_version: str
+    sha256: str
+    size_bytes: int
+    components: int
+
+
+class ReleaseDetails(Answer):
+    """What is signed of a release for people; `support_ends` is a day, `kind` security or feature."""
+
+    product: str
+    version: str
+    kind: str
+    support_ends: str | None
+    advisory: str
+    sbom: Sbom | None
+    details_sha256: str
+
+
 class Published(Answer):
     """What is served now."""
 

@@ -25,6 +25,7 @@ from twinlock.server.operator_api import answers, models
 from twinlock.server.operator_api.guard import Guard
 from twinlock.server.operator_api.uploads import receive
 from twinlock.server.releases.chain import Offered
+from twinlock.server.releases.described import Describer
 from twinlock.server.rollouts import service as rollouts
 
 if TYPE_CHECKING:
@@ -156,6 +157,36 @@ def release(product: str, version: str, parts: PartsHere) -> models.Release:
     with parts.database.read() as transaction:
         found = rollouts.known_release(transaction, product, version)
         return answers.release(found, transaction.releases.payloads(found.release_id))
+
+
+@router.get("/releases/{product}/{version}/details")
+def release_details(product: str, version: str, parts: PartsHere) -> models.ReleaseDetails:
+    """What is signed of a release for people: its mark, advisory, end of support and SBOM; verified anew."""
+    _known_release(parts, product, version)
+    found = _describer(parts).describe(product, version)
+    if found is None:
+        raise error("not-found", f"no details are signed of {product} {version}")
+    return answers.release_details(found)
+
+
+@router.get("/releases/{product}/{version}/sbom")
+def release_sbom(product: str, version: str, parts: PartsHere) -> Response:
+    """The release's SBOM, byte for byte as it was signed."""
+    _known_release(parts, product, version)
+    data = _describer(parts).sbom(product, version)
+    if data is None:
+        raise error("not-found", f"no SBOM is signed of {product} {version}")
+    headers = {"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"}
+    return Response(data, media_type="application/json", headers=headers)
+
+
+def _known_release(parts: Parts, product: str, version: str) -> None:
+    with parts.database.read() as transaction:
+        rollouts.known_release(transaction, product, version)
+
+
+def _describer(parts: Parts) -> Describer:
+    return Describer(parts.publisher.folder, parts.payloads, parts.publisher.pinned)
 
 
 @router.get("/fleet/{product}")

@@ -135,6 +135,4 @@ def _one_line(text: str) -> str:
 
 
 if __name__ == "__main__":
-    # A library below the metadata's imports every token library that it finds: 5 MiB, and none of it is used.
-    sys.modules["pkcs11"] = None  # type: ignore[assignment]
     sys.exit(main())

@@ -109,11 +109,13 @@ class VirtualDevice:
         hardware: str = "demo-board",
         both_slots: bool = False,
         settings: Mapping[str, str] | None = None,
+        director: bytes | None = None,
     ) -> Self:
         """Makes a device that runs `release` out of the factory, with `root` as its pinned root of trust.
 
-        Slot b is empty, or with `both_slots` holds the same and may boot. `settings` are further tables for
-        agent.toml (name -> lines). Raises InputError, DeviceError.
+        With `director` (its root) it takes nothing without that director's word. Slot b is empty, or with
+        `both_slots` holds the same and may boot. `settings` are further tables for agent.toml (name ->
+        lines). Raises InputError, DeviceError.
         """
         facts = Facts(hardware, release.product, device_id, slot_size_for(release.size_bytes))
         device = cls(folder, facts)
@@ -123,6 +125,8 @@ class VirtualDevice:
             (folder / "hooks").mkdir()
             write_atomic(folder / "device.json", msgspec.json.encode(facts))
             write_atomic(device.state / "root.json", root)
+            if director is not None:
+                write_atomic(device.state / "director.json", director)
             known = {
                 "product": release.product,
                 "version": release.version,

@@ -12,12 +12,12 @@ import select
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Self
 
 from twinlock.core import limits
-from twinlock.core.durable import os_errors, read_bounded
+from twinlock.core.durable import os_errors, read_bounded, write_atomic
 from twinlock.core.errors import error
 from twinlock.core.payload import blocks as blocks_of
 from twinlock.lab import process
@@ -28,6 +28,8 @@ from twinlock.publish.folder import read_release
 from twinlock.publish.pack import PackRequest, pack
 from twinlock.publish.repository import make_folders, open_repository
 from twinlock.publish.signing import Lifetimes
+from twinlock.server.director.folder import ONLINE_ROLES as DIRECTOR_ROLES
+from twinlock.server.director.folder import make_key, public_half
 from twinlock.server.setup import initialise
 
 if TYPE_CHECKING:
@@ -68,6 +70,14 @@ class Packed:
         return self.payload_size_bytes - blocks * blocks_of.HASH_SIZE_BYTES
 
 
+@dataclass(frozen=True, slots=True)
+class Director:
+    """A director's root, which devices and server get, and its online key (PEM), which is the server's."""
+
+    root: bytes
+    key: bytes = field(repr=False)
+
+
 class Workshop:
     """The build machine in `folder`: `keys/` and the repository `repo/`.
 
@@ -99,6 +109,26 @@ class Workshop:
             run = Ceremony(repository, made._ring(), datetime.now(UTC), Lifetimes())
             roots.start(run, found, dict.fromkeys(OFFLINE_ROLES, THRESHOLD))
         return made
+
+    def make_director(self) -> Director:
+        """A director for a new server: its root is signed by the holders, with keys apart from the others."""
+        folder, online = self.folder / "director", make_key()
+        for holder in HOLDERS[:THRESHOLD]:
+            keys.create(folder / "keys", ("root",), holder, "ed25519", None)
+        for role in DIRECTOR_ROLES:
+            path = folder / "keys" / f"{role}-director.pub"
+            with os_errors(f"key {path}"):
+                write_atomic(path, public_half(online))
+        make_folders(folder / "repo")
+        found = keys.list_keys(folder / "keys")
+        with open_repository(folder / "repo", write=True) as repository:
+            ring = keys.KeyRing(found, lambda _: None)
+            run = Ceremony(repository, ring, datetime.now(UTC), Lifetimes())
+            roots.start(run, [(one.role, one.key) for one in found], {"root": THRESHOLD})
+        root = read_bounded(
+            folder / "repo/metadata/1.root.json", limits.METADATA_SIZE_BYTES_MAX["root"], "root metadata"
+        )
+        return Director(root, online)
 
     def _ring(self) -> keys.KeyRing:
         return keys.KeyRing(keys.list_keys(self.keys), lambda _: None)
@@ -168,9 +198,13 @@ class ServerProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def make(cls, folder: Path, root: bytes, *, poll_wait_s: int = 5) -> Self:
+    def make(
+        cls, folder: Path, root: bytes, *, poll_wait_s: int = 5, director: Director | None = None
+    ) -> Self:
         """A new server that trusts `root`; the status page is open to this machine."""
-        return cls(folder, initialise(folder, root, poll_wait_s=poll_wait_s, page_open=True))
+        own = None if director is None else (director.root, director.key)
+        token = initialise(folder, root, poll_wait_s=poll_wait_s, page_open=True, director=own)
+        return cls(folder, token)
 
     @property
     def log(self) -> Path:

@@ -17,8 +17,10 @@ TOKEN_LENGTH_MAX: Final = 256
 
 
 def make_token() -> str:
-    """A new token: 32 random bytes as URL-safe base64."""
-    return secrets.token_urlsafe(TOKEN_SIZE_BYTES)
+    """A new token: 32 random bytes as URL-safe base64; never one that a command line takes for an option."""
+    while (token := secrets.token_urlsafe(TOKEN_SIZE_BYTES)).startswith("-"):
+        continue
+    return token
 
 
 def hash_of(token: str) -> str:

@@ -197,7 +197,7 @@ def test_no_process_of_the_agent_loads_the_tokens_library(tokens: softhsm.Tokens
             print("MODULES", *(name for name, module in sys.modules.items() if module))
         """
     )
-    for command in ("check", "run", "doctor"):
+    for command in ("check", "run"):
         done = subprocess.run([sys.executable, "-c", code, command], capture_output=True, text=True)
         loaded = set(done.stdout.partition("MODULES ")[2].split())
         assert "twinlock.agent.config" in loaded, done.stderr

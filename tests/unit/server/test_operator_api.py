@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 import pytest
@@ -68,6 +69,12 @@ def test_the_paths_above_are_all_that_there_are(server: Server) -> None:
 def test_health_needs_no_token(server: Server) -> None:
     answer = server.http("GET", "/api/v1/health")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok", "version": __version__})
+
+
+def test_a_token_is_never_taken_for_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter(["-a", "--token", "-", "good-token"])
+    monkeypatch.setattr(secrets, "token_urlsafe", lambda size_bytes: next(drawn))
+    assert make_token() == "good-token"
 
 
 def test_tokens_are_long_random_and_kept_as_hashes(server: Server) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from twinlock.core import limits
+from twinlock.core.durable import read_bounded
 from twinlock.core.errors import error
 from twinlock.publish.upload import Operator
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from twinlock.lab.process import Finished
     from twinlock.lab.proxy import FaultProxy
     from twinlock.lab.virtual import Release, VirtualDevice
-    from twinlock.lab.workshop import Packed, ServerProcess, Workshop
+    from twinlock.lab.workshop import Director, Packed, ServerProcess, Workshop
 
 DEVICE_ID: Final = "demo-device"
 PRODUCT: Final = "demo"
@@ -85,6 +88,7 @@ class Scene:
     _operator: Operator | None = None
     _device: VirtualDevice | None = None
     _proxy: FaultProxy | None = None
+    _director: Director | None = None
 
     # What an earlier step made. Steps run in order, so a missing one is our own fault.
 
@@ -129,6 +133,15 @@ class Scene:
     @proxy.setter
     def proxy(self, made: FaultProxy) -> None:
         self._proxy = made
+
+    @property
+    def director(self) -> Director:
+        assert self._director is not None
+        return self._director
+
+    @director.setter
+    def director(self, made: Director) -> None:
+        self._director = made
 
     # --- what steps do ----------------------------------------------------------------------------------
 
@@ -195,6 +208,12 @@ class Scene:
         reason = f"{found['code']}: {found['detail']}" if found["code"] else "healthy, committed"
         self.rows.append(Row(release, outcome, found["bytes_fetched"], found["duration_s"], reason))
         return found
+
+    def directed(self) -> list[str]:
+        """The releases that the director's last word to this device names, as the device verified it."""
+        path = self.device.state / "director/targets.json"
+        said = json.loads(read_bounded(path, limits.METADATA_SIZE_BYTES_MAX["targets"], "director's word"))
+        return sorted(said["signed"]["targets"])
 
     def state_of_device(self) -> Untouched:
         """What a refused release must not change."""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 from twinlock.core import limits
 from twinlock.core.errors import EXIT_CODES, Kind
+from twinlock.core.names import release_name
 from twinlock.lab import images, virtual
-from twinlock.lab.demo.scene import DEVICE_ID, check, expect, expect_run
+from twinlock.lab.demo.scene import DEVICE_ID, PRODUCT, check, expect, expect_run
 from twinlock.lab.proxy import Cut, FaultProxy
 from twinlock.lab.virtual import REBOOT_WANTED, VirtualDevice
 from twinlock.lab.workshop import HOLDERS, THRESHOLD, ServerProcess, Workshop
@@ -62,7 +63,8 @@ def make_releases(scene: Scene) -> str:
             scene.packed[version] = workshop.pack(image, version, counter, advance=advance)
     signers = workshop.sign(list(scene.packed.values()))
     expect(sum(role == "targets" for role, _ in signers), THRESHOLD, "the number of targets signatures")
-    server = ServerProcess.make(scene.folder / "server", workshop.root)
+    scene.director = director = workshop.make_director()
+    server = ServerProcess.make(scene.folder / "server", workshop.root, director=director)
     scene.life.callback(server.stop)
     server.start()
     scene.server = server
@@ -76,6 +78,9 @@ def make_releases(scene: Scene) -> str:
             f"{version}: {mib(one.release.size_bytes)} image, {mib(one.payload_size_bytes)} to fetch, "
             f"{one.segments} segments"
         )
+    scene.show.fact(
+        f"a director's root, signed by {THRESHOLD} of them: its online key is the only one at the server"
+    )
     return "Packed and signed three releases, and published them to a server on this machine."
 
 
@@ -92,6 +97,7 @@ def make_device(scene: Scene) -> str:
         server=proxy.url,
         root=scene.workshop.root,
         device_id=DEVICE_ID,
+        director=scene.director.root,
         settings={"network": f"{virtual.NETWORK}\n{ALL_OF_IT}"},
     )
     expect(device.boot().slot, "a", "the slot of the first boot")
@@ -109,6 +115,7 @@ def make_device(scene: Scene) -> str:
     layout = ", ".join(f"{part.role} {mib(part.size_bytes)}" for part in device.disk.plan.partitions)
     scene.show.fact(f"one disk file: {layout}")
     scene.show.fact(f"its own key {said['fingerprint'][:16]}..., refused until the operator accepted it")
+    scene.show.fact("made with the director's root: it takes only what is signed for it alone, too")
     return f"Made a virtual device that runs {factory.version} in slot a, and enrolled it with its own key."
 
 
@@ -142,6 +149,7 @@ def roll_out_good(scene: Scene) -> str:
         f"(allowed: {mib(most)}, one segment per cut)"
     )
 
+    expect(scene.directed(), [release_name(PRODUCT, "1.1")], "what the director signed for this device")
     expect(device.boot().slot, "b", "the slot that the loader tries")
     expect_run(device.run_agent(), 0, "the trial")
     found = scene.note_outcome("1.1", "succeeded", rollout)

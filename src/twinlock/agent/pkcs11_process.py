@@ -42,6 +42,8 @@ P256: Final = bytes.fromhex("06082a8648ce3d030107")
 POINT_SIZE_BYTES: Final = 65
 _OCTET_STRING: Final = bytes((0x04, POINT_SIZE_BYTES))
 _ID_SIZE_BYTES: Final = 8
+# What the public half may be used for: tpm2-pkcs11 refuses to be told, and nobody verifies on the token.
+_LEFT_TO_TOKEN: Final = ("ENCRYPT", "WRAP", "VERIFY")
 
 
 class RefusedPin(msgspec.Struct, frozen=True):
@@ -190,7 +192,7 @@ class Keeper:
 
     def _make(self, token: Token) -> None:
         """A new P-256 pair, made on the token; its private half never leaves it."""
-        from pkcs11 import Attribute, KeyType, MechanismFlag
+        from pkcs11 import DEFAULT, Attribute, KeyType, MechanismFlag
 
         with token.open(rw=True) as session:  # the login is the application's, not a session's
             kind = session.create_domain_parameters(KeyType.EC, {Attribute.EC_PARAMS: P256}, local=True)
@@ -198,7 +200,8 @@ class Keeper:
                 store=True,
                 id=secrets.token_bytes(_ID_SIZE_BYTES),
                 label=self._place.key,
-                capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY,
+                capabilities=MechanismFlag.SIGN,
+                public_template=dict.fromkeys((Attribute[name] for name in _LEFT_TO_TOKEN), DEFAULT),
                 private_template={Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False},
             )
 

@@ -99,9 +99,10 @@ def test_a_token_that_lost_the_key_is_not_given_another_silently(
     rig: TokenRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, calls = rig.card(), len(rig.server.enrolments)
-    softhsm.plugged_in(tmp_path / "another", monkeypatch)
+    another = softhsm.plugged_in(tmp_path / "another", monkeypatch)
     problem = failure(rig.enrol)
     assert (problem.code, before.fingerprint in problem.what) == ("identity-lost", True)
+    assert not pkcs11_key.TokenKey(MemoryStore(), another.identity).find()  # none was made
     rig.device.store.remove(session.SESSION)
     assert rig.refused("identity-lost").job is None
     assert (rig.card(), len(rig.server.enrolments)) == (before, calls)

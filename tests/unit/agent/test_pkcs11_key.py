@@ -96,6 +96,37 @@ def test_it_cannot_leave_the_token(tokens: softhsm.Tokens, session: Any) -> None
         private[Attribute.VALUE]
 
 
+def test_the_token_is_not_told_what_the_public_half_is_for(tokens: softhsm.Tokens) -> None:
+    """tpm2-pkcs11 1.9 refuses to make a key when it is, whatever it is told."""
+    from pkcs11 import DEFAULT, Attribute
+
+    asked: dict[str, Any] = {}
+
+    class Token:
+        """As far as a key is made with it."""
+
+        def open(self, rw: bool) -> Token:
+            assert rw
+            return self
+
+        def __enter__(self) -> Token:
+            return self
+
+        def __exit__(self, *how: object) -> None:
+            return
+
+        def create_domain_parameters(self, *what: object, local: bool) -> Token:
+            return self
+
+        def generate_keypair(self, **given: Any) -> None:
+            asked.update(given)
+
+    Keeper(place(tokens))._make(Token())  # type: ignore[arg-type]
+    told = {attribute for attribute, value in asked["public_template"].items() if value is not DEFAULT}
+    assert told == set()
+    assert {Attribute.ENCRYPT, Attribute.WRAP, Attribute.VERIFY} <= set(asked["public_template"])
+
+
 def test_a_slots_number_names_a_token_too(tokens: softhsm.Tokens, session: Any) -> None:
     fingerprint = made(tokens).fingerprint
     by_slot = replace(tokens.identity, token=None, slot=session.token.slot.slot_id)

@@ -21,8 +21,8 @@ from twinlock.publish.delta.program import differences
 _NS_PER_CODE_BYTE: Final = {Kind.X86: 16, Kind.ARM64: 25}
 _NS_PER_OPERAND: Final = 700
 _NS_PER_NUMBER: Final = 330
-# 500 KB for each second: the time that a core of a tenth of the speed takes, a link of 50 KB/s takes too.
-_NS_PER_BYTE: Final = 2000
+# 250 KB for each second: the time that a core of a tenth of the speed takes, a link of 25 KB/s takes too.
+_NS_PER_BYTE: Final = 4000
 # Bytes of a payload for each byte under zstd's fastest level.
 _SHARE: Final = 0.7
 _JUDGED: Final = (Kind.X86, Kind.ARM64, Kind.WORDS)

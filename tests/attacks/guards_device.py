@@ -8,8 +8,8 @@ from tests.attacks.guard_edits import Edit, agent, core
 
 _INVALID_FIRST: Final = agent(
     "install",
-    "number: int, data: bytes | bytearray) -> None:\n        self._invalidate()\n",
-    "number: int, data: bytes | bytearray) -> None:\n",
+    "number: int, data: bytes | bytearray | memoryview) -> None:\n        self._invalidate()\n",
+    "number: int, data: bytes | bytearray | memoryview) -> None:\n",
 )
 
 DEVICE: Final[dict[str, tuple[Edit, ...]]] = {

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,11 +94,10 @@ def read_bounded(path: Path, size_bytes_max: int, what: str, *, pipes: bool = Fa
     Reads one byte past the bound rather than trusting the size that the file system reports. A pipe, on which
     one could wait for ever, is `input-wrong-type` unless `pipes` says that a program may hand this in.
     """
-    if not pipes:
-        with os_errors(f"{what} {path}"):
-            mode = path.stat().st_mode
-        if stat.S_ISFIFO(mode):
-            raise error("input-wrong-type", f"{what} {path} is a pipe", hint="give a file")
+    with os_errors(f"{what} {path}"):
+        is_pipe = path.is_fifo()
+    if is_pipe and not pipes:
+        raise error("input-wrong-type", f"{what} {path} is a pipe", hint="give a file")
     with os_errors(f"{what} {path}"), path.open("rb") as file:
         data = file.read(size_bytes_max + 1)
     if len(data) > size_bytes_max:

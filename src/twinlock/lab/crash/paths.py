@@ -61,6 +61,9 @@ class KernelPath:
     def is_dir(self) -> bool:
         return self._kernel.is_folder(str(self))
 
+    def is_fifo(self) -> bool:
+        return False  # nothing in the agent's folders is a pipe
+
     def relative_to(self, folder: KernelPath) -> PurePosixPath:
         return PurePosixPath(self._path).relative_to(str(folder))
 

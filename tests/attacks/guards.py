@@ -221,9 +221,12 @@ _LIBRARIES: Final = ("pytest", "msgspec", "cryptography.hazmat.primitives.serial
 _SERVER_LIBRARIES: Final = ("httpx", "sqlalchemy", "starlette.applications", "uvicorn")
 
 
+_WITH_SERVER: Final = ("test_server.", "test_directed.", "test_director.", "test_certified.")
+
+
 def _preload(tests: Sequence[str]) -> None:
     """What these tests need and no guard is in, so that each fork starts with it."""
-    is_server = any(test.startswith(("test_server.", "test_directed.", "test_director.")) for test in tests)
+    is_server = any(test.startswith(_WITH_SERVER) for test in tests)
     for name in (*_LIBRARIES, *(_SERVER_LIBRARIES if is_server else ())):
         importlib.import_module(name)
 

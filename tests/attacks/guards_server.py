@@ -7,6 +7,25 @@ from typing import Final
 from tests.attacks.guard_edits import Edit, core, server
 
 SERVER: Final[dict[str, tuple[Edit, ...]]] = {
+    "test_certified.test_case_09_a_bomb_in_evidence": server(
+        "devices.evidence", "max_length=most + 1)", "max_length=-1)"
+    ),
+    "test_certified.test_case_41_a_certificate_of_another_device": server(
+        "enrolment.fleet_ca", "if named != [device_id]:", "if False:"
+    ),
+    "test_certified.test_case_41_a_certificate_of_another_key": server(
+        "enrolment.fleet_ca", "            != key.pem.encode()\n", "            != leaf and False\n"
+    ),
+    "test_certified.test_case_41_a_certificate_by_a_stranger": server(
+        "enrolment.fleet_ca",
+        "            policy.build_client_verifier().verify(leaf, between)\n",
+        "            policy.build_client_verifier()\n",
+    ),
+    "test_certified.test_case_41_a_certificate_of_a_rejected_device": server(
+        "enrolment.decide",
+        "if applicant.certified and known.status is Status.PENDING:",
+        "if applicant.certified:",
+    ),
     "test_server.test_case_33_a_servers_disk_is_full": server(
         "blobs.payloads", "if free - size_bytes < self._free_bytes_min:", "if False:"
     ),

@@ -6,15 +6,7 @@ from typing import Final
 
 from tests.attacks.guard_edits import Edit, agent, core
 
-_READ_BACK: Final = (
-    *agent(
-        "install",
-        "            if hashlib.sha256(view).digest() != self._manifest.segment_sha256(number):\n"
-        "                self._progress.lost(number)",
-        "            if False:\n                self._progress.lost(number)",
-    ),
-    *agent("install", "if good and image.digest() != self._manifest.image_sha256:", "if False:"),
-)
+_READ_BACK: Final = (*agent("install", "if image.digest() == self._manifest.image_sha256:", "if True:"),)
 _PART_HASH: Final = core(
     "payload.parts",
     "if len(encoded) != part.length or hashlib.sha256(encoded).digest() != part.sha256:",

@@ -1,4 +1,4 @@
-"""The attacks on metadata of `test_metadata` once more, by the whole agent: cases 14 to 19, 26, 28 and 29.
+"""The attacks on metadata once more, by the whole agent: cases 6, 7, 14 to 19, 26, 28 and 29.
 
 There the metadata client is driven by its own command; here a device is asked to take a release whose
 counter is below its floor, so that a run that trusts the metadata says `release-older`, and installs nothing
@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,30 @@ def trusting(folder: Path) -> Iterator[Device]:
         device.ports.store.write(memory.FLOOR_FILE, msgspec.json.encode({"counter": 4}))
         device.trusts()
         yield device
+
+
+def signed_with(signatures: list[dict[str, str]], value: dict[str, Any]) -> None:
+    """The file has these signatures now."""
+    value["signatures"] = signatures
+
+
+def test_case_06_a_signature_of_another_length(tmp_path: Path) -> None:
+    with trusting(tmp_path) as device:
+        device.repository.publish("timestamp")
+        honest = device.repository.served("timestamp")
+        (given,) = json.loads(honest)["signatures"]
+        for text in (given["sig"][:-64], given["sig"][:-2], given["sig"] + "00", given["sig"] * 50):
+            device.repository.files["metadata/timestamp.json"] = honest
+            device.rewrite("timestamp", partial(signed_with, [{**given, "sig": text}]))
+            device.refuses("metadata-signature")
+
+
+def test_case_07_no_signature(tmp_path: Path) -> None:
+    with trusting(tmp_path) as device:
+        device.repository.publish("timestamp")
+        for left in ([], [{"keyid": "ab" * 32, "sig": ""}]):
+            device.rewrite("timestamp", partial(signed_with, left))
+            device.refuses("metadata-signature")
 
 
 def test_case_14_one_key_under_two_ids(tmp_path: Path) -> None:

@@ -62,12 +62,19 @@ def _patch_from(pair: Pair, folder: Path) -> Outcome:
     return outcome(delta.stat().st_size, made_by, applied)
 
 
-def _full(pair: Pair, folder: Path) -> Outcome:
-    packed, made = folder / "packed", folder / "made"
-    made_by = _measure(["zstd", "-q", "-f", f"-{LEVEL}", "--long=27", pair.new, "-o", packed])
-    applied = _measure(["zstd", "-q", "-f", "-d", "--long=27", packed, "-o", made])
+def pack_full(pair: Pair, folder: Path) -> Measured:
+    """The full image, compressed, as `packed` in the folder."""
+    return _measure(["zstd", "-q", "-f", f"-{LEVEL}", "--long=27", pair.new, "-o", folder / "packed"])
+
+
+def unpack_full(pair: Pair, folder: Path) -> Measured:
+    """`packed` in the folder, unpacked; into a new file, as a delta is applied."""
+    made = folder / "made"
+    made.unlink(missing_ok=True)
+    applied = _measure(["zstd", "-q", "-d", "--long=27", folder / "packed", "-o", made])
     _same(pair, made)
-    return outcome(packed.stat().st_size, made_by, applied)
+    made.unlink()
+    return applied
 
 
 def _casync(pair: Pair, folder: Path) -> Outcome:
@@ -134,7 +141,6 @@ RAUC = Peer("RAUC-style 4 KiB hashes (model)", "zstd", ("zstd", "-V"), _rauc, "2
 CASYNC = Peer("casync", "casync", ("casync", "--version"), _casync)
 ZCHUNK = Peer("zchunk", "zck", ("zck", "--version"), _zchunk)
 OSTREE = Peer("OSTree static delta (trees)", "ostree", ("ostree", "--version"), _ostree)
-FULL = Peer(f"full image, zstd -{LEVEL}", "zstd", ("zstd", "-V"), _full, "--long=27")
 IMAGES = (XDELTA3, PATCH_FROM, RAUC, CASYNC, ZCHUNK)
 
 

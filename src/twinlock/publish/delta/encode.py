@@ -37,7 +37,10 @@ from twinlock.publish.delta.segments import EncodedSegment, Encoder
 from twinlock.publish.delta.squashing import BlockCutter
 from twinlock.publish.delta.stretches import KernelCutter, unpacked_name
 
-JOBS_MAX: Final = 8  # each takes up to 200 MiB, one of them more for a large executable: at most 2 GiB
+# What `make bench NAME=delta` and NAME=delta_memory saw, rounded up: the process that was called, each that
+# encodes, what analysing a large executable adds, and what each GiB of image adds to the first two.
+_MEMORY_MIB_MAX: Final = 2048
+_FIRST_MIB, _EACH_MIB, _ANALYSIS_MIB, _MIB_FOR_GIB = 160, 280, 250, 40
 _AHEAD: Final = 4  # segments in flight for each job
 
 Progress = Callable[[int], None]
@@ -65,15 +68,15 @@ def encode_delta(
 ) -> DeltaStats:
     """Writes the payload that makes `image` out of `base`; `progress` is told the bytes that are done.
 
-    `jobs` of 0 means one for each processor. Packed bytes are rebuilt by `libraries` alone, as
-    `core.payload.libraries` names them; by default all that this machine has.
+    `jobs` of 0 means one for each processor; never more are used than `jobs_max` says. Packed bytes are
+    rebuilt by `libraries` alone, as `core.payload.libraries` names them; by default by all that are here.
 
     Raises InputError `input-missing`, `input-unreadable`, `image-empty`, `image-unaligned`,
     `input-too-large`; `image-changed` when an image is written meanwhile; DeviceError `disk-full`;
     InternalError when a part does not decode to its segment.
     """
-    jobs = min(jobs or os.cpu_count() or 1, JOBS_MAX)
     with Image(base) as old, Image(image) as new:
+        jobs = min(jobs or os.cpu_count() or 1, jobs_max(max(len(old), len(new))))
         stats = DeltaStats(base_sha256=_sha256(old), image_sha256=_sha256(new))
         temporary = out.with_name(out.name + ".tmp")
         count = -(-len(new) // limits.SEGMENT_SIZE_BYTES)
@@ -97,6 +100,13 @@ def encode_delta(
         finally:
             temporary.unlink(missing_ok=True)
     return stats
+
+
+def jobs_max(size_bytes: int) -> int:
+    """How many processes may encode images of that size: all together hold at most 2 GiB."""
+    tables_mib = _MIB_FOR_GIB * size_bytes // limits.GIB
+    left_mib = _MEMORY_MIB_MAX - _FIRST_MIB - _ANALYSIS_MIB - tables_mib
+    return max(left_mib // (_EACH_MIB + tables_mib), 1)
 
 
 def _write_parts(

@@ -1,4 +1,4 @@
-"""Large executables are analysed one at a time, however many processes there are."""
+"""Memory of encoding: large executables are analysed one at a time, large images by fewer processes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any, cast
 
+from twinlock.core import limits
 from twinlock.publish.delta import encode
 from twinlock.publish.delta.analysing import LARGE_SIZE_BYTES, Analyst
 from twinlock.publish.delta.files.model import Extent, ImageFile, ImageMap
@@ -56,3 +57,8 @@ def test_one_large_executable_at_a_time() -> None:
     workshop: Any = SimpleNamespace(analyst=analyst)
     assert list(encode._in_pool(cast("Any", Pool()), workshop, 0, 4)) == []
     assert seen == ["large-b", "large-d", "a", "c"]
+
+
+def test_fewer_processes_encode_larger_images() -> None:
+    sizes = (limits.MIB, limits.GIB // 2, 4 * limits.GIB, 64 * limits.GIB)
+    assert [encode.jobs_max(size) for size in sizes] == [5, 5, 3, 1]

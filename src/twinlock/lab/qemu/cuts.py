@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from twinlock.lab.qemu.stage import Stage
 
-# A boot writes some 50 times, an update 500: journal, slot and record. Later rides reach later writes.
-AT_WRITE_MAX: Final = 450
+# A boot writes some 50 times, an install 350: what one ride does not reach, later ones do.
+AT_WRITE_MAX: Final = 250
 UPDATES_MAX: Final = 50
 _RIDE_CPU_S_MAX: Final = 600.0
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from twinlock.lab.qemu.stage import Stage
 
 # A boot writes some 50 times, an install 350: what one ride does not reach, later ones do.
-AT_WRITE_MAX: Final = 250
+AT_WRITE_MAX: Final = 450
 UPDATES_MAX: Final = 50
 _RIDE_CPU_S_MAX: Final = 600.0
 

@@ -321,10 +321,9 @@ class Check:
 
     def _prove_key(self) -> None:
         """Shows that the device's key signs, and that its signature is good, before anybody is asked."""
-        key = self._identity.key
         text = device_key.session_bytes(self._identity.device_id, self._ports.random.token())
         try:
-            device_key.DevicePublicKey(key.public_pem).verify(key.sign(text), text, "the probe of this key")
+            device_key.prove(self._identity.key, text)
         except TwinlockError as problem:
             if problem.code != "signature-invalid":
                 raise  # a token that cannot be asked says so itself

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from twinlock.agent.progress import Progress
 from twinlock.agent.pull import Puller
-from twinlock.agent.segments import Segments
+from twinlock.agent.segments import Segments, is_zero
 from twinlock.core import limits, manifest
 from twinlock.core.errors import TwinlockError, error
 from twinlock.core.payload.parts import ZERO_BLOCK
@@ -101,10 +101,9 @@ class Installer:
     # --- what is missing
 
     def _fill(self, device: BlockDevice) -> None:
-        segments = Segments(self._manifest)
-        zeros = [number for number in self._progress.missing() if segments.is_zero(number)]
-        del segments
-        wanted = sorted(set(self._progress.missing()).difference(zeros))
+        missing = list(self._progress.missing())
+        zeros = [number for number in missing if is_zero(self._manifest, number)]
+        wanted = [number for number in missing if not is_zero(self._manifest, number)]
         if wanted:
             puller = Puller(self._ports, self._config, self._plan, self._manifest, self._progress)
             puller.pull(wanted, lambda number, data: self._write(device, number, data))

@@ -87,9 +87,8 @@ class TokenKey:
 
     def prove(self) -> None:
         """Raises DeviceError `pkcs11-failed` unless what the token signs is good by its public half."""
-        text = b"twinlock-probe"
         try:
-            self._found().verify(self.sign(text), text, "the probe of this key")
+            device_key.prove(self, b"twinlock-probe")
         except TwinlockError as problem:
             if problem.code != "signature-invalid":
                 raise
@@ -150,7 +149,7 @@ class TokenKey:
     def _keep(self, answer: Answer) -> None:
         """Remembers a PIN that was just refused; forgets it once the token let us in."""
         if answer.refused is not None:
-            if self._refused() is None or self._refused() != answer.refused:
+            if self._refused() != answer.refused:
                 self._store.write(REFUSED, msgspec.json.encode(answer.refused))
         elif not answer.code:
             self._store.remove(REFUSED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,6 @@ class Segments:
         self._manifest = manifest
         self._buffer = bytearray(limits.SEGMENT_SIZE_BYTES)
         self._zeros = bytes(limits.SEGMENT_SIZE_BYTES)
-        self._zeros_sha256: dict[int, bytes] = {}  # by length
 
     def read(self, device: BlockDevice, number: int) -> memoryview:
         """Segment `number` of the slot; valid until the next call. Raises DeviceError `io-error`."""
@@ -33,12 +33,15 @@ class Segments:
     def is_signed(self, number: int, view: memoryview) -> bool:
         """Whether what `read` gave is what was signed."""
         if self._buffer == self._zeros:
-            return self.is_zero(number)
+            return is_zero(self._manifest, number)
         return hashlib.sha256(view).digest() == self._manifest.segment_sha256(number)
 
-    def is_zero(self, number: int) -> bool:
-        """Whether segment `number`, as it was signed, is all zeros."""
-        length = self._manifest.segment_length_bytes(number)
-        if length not in self._zeros_sha256:
-            self._zeros_sha256[length] = hashlib.sha256(memoryview(self._zeros)[:length]).digest()
-        return self._manifest.segment_sha256(number) == self._zeros_sha256[length]
+
+def is_zero(manifest: Manifest, number: int) -> bool:
+    """Whether segment `number`, as it was signed, is all zeros."""
+    return manifest.segment_sha256(number) == _zeros_sha256(manifest.segment_length_bytes(number))
+
+
+@functools.lru_cache(maxsize=2)  # a whole segment, and the shorter one at an image's end
+def _zeros_sha256(length_bytes: int) -> bytes:
+    return hashlib.sha256(bytes(length_bytes)).digest()

@@ -18,7 +18,6 @@ from twinlock.core.errors import error
 
 PEM_SIZE_BYTES_MAX: Final = 1024
 SIGNATURE_SIZE_BYTES_MAX: Final = 80
-DIGEST_SIZE_BYTES: Final = 32  # SHA-256
 NUMBER_SIZE_BYTES: Final = 32  # each half of a raw signature over P-256
 _ALGORITHM: Final = ec.ECDSA(hashes.SHA256())
 
@@ -156,3 +155,11 @@ class DevicePublicKey:
             self._key.verify(signature, text, _ALGORITHM)
         except InvalidSignature as problem:
             raise error("signature-invalid", f"{what}: the signature is not this device's") from problem
+
+
+def prove(key: Signing, text: bytes) -> None:
+    """Raises TrustError `signature-invalid` unless what `key` signs is good by its public half.
+
+    And whatever the key raises when it cannot be asked.
+    """
+    DevicePublicKey(key.public_pem).verify(key.sign(text), text, "the probe of this key")

@@ -19,7 +19,7 @@ from tests.e2e.qemu.conftest import Board, Power
 from twinlock.core import bootenv_grub, bootenv_uboot
 from twinlock.core.bootrecord import BootRecord, arm, next_boot
 from twinlock.lab.qemu.guests import MARK
-from twinlock.lab.qemu.machine import WAIT_CPU_S_MAX, Machine
+from twinlock.lab.qemu.machine import WAIT_CPU_S_MAX, Machine, ending_with
 from twinlock.lab.qemu.nbd import NbdServer
 
 STABLE = BootRecord(seq=9, default="a")
@@ -147,6 +147,14 @@ def test_no_virtual_machine_outlives_the_process_that_started_it(board: Board, t
     starter.wait()
     starter.stdout.close()
     gone(pid)
+
+
+def test_a_virtual_machine_whose_starter_is_gone_already_does_not_start(tmp_path: Path) -> None:
+    """The kernel watches a parent from the moment it is asked; one that ended before would be missed."""
+    started = tmp_path / "started"
+    for parent, runs in ((os.getppid(), False), (os.getpid(), True)):
+        ended = subprocess.run(ending_with(parent, ["touch", str(started)]))
+        assert (ended.returncode == 0, started.exists()) == (runs, runs)
 
 
 def gone(pid: int) -> None:

@@ -61,6 +61,24 @@ class MachineSpec:
     extra: tuple[str, ...] = ()
 
 
+def ending_with(parent: int, command: list[str]) -> list[str]:
+    """A command that the kernel kills when the process `parent`, which is to start it, ends (prctl(2)).
+
+    A parent that ended before the kernel was told sends nothing any more: then the command is not run at all.
+    """
+    still_there = '[ "$PPID" = "$0" ] && exec "$@"'
+    return [
+        find_tool("setpriv", "util-linux"),
+        "--pdeathsig",
+        "KILL",
+        "sh",
+        "-c",
+        still_there,
+        str(parent),
+        *command,
+    ]
+
+
 class Machine:
     """A running device. Use it as a context manager: leaving it ends QEMU, whatever happened."""
 
@@ -72,7 +90,7 @@ class Machine:
         self.accelerator = accelerator(spec.architecture)
         self._control = folder / "qmp.sock"
         self._control.unlink(missing_ok=True)
-        command = [find_tool("setpriv", "util-linux"), "--pdeathsig", "KILL", *self._command()]
+        command = ending_with(os.getpid(), self._command())
         with os_errors("QEMU"):
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

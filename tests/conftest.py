@@ -3,6 +3,8 @@
 - One seed. `TWINLOCK_SEED` is a number, or `random` for a new one; without it the seed is fixed, so that a
   run repeats exactly. Hypothesis draws from it too. It is printed above the run and beside each failure.
 - `TWINLOCK_LONG=1` adds the tests marked `long`; without it they are deselected (and counted as such).
+- Branches are measured in the tests' own process. What a test starts is not measured, which would take most
+  of its time, unless it gets the environment `measured_env`.
 - A skipped test fails the run, since it hides what was not checked; `ALLOW_SKIPS=1` permits it on a machine
   that cannot run everything.
 """
@@ -18,6 +20,11 @@ import pytest
 
 SEED_DEFAULT = 20_261_121
 SEED_MAX = 2**32
+
+# `coverage run` gives each Python process that starts from it this variable. With it a process begins by
+# loading coverage (0.2 s) and then runs two to five times as long, and tests start thousands of processes.
+_HOOK = "COVERAGE_PROCESS_"
+_coverage: dict[str, str] = {}
 
 hypothesis.settings.register_profile(
     "twinlock",
@@ -40,11 +47,18 @@ def _run_seed() -> int:
     return int(given)
 
 
+def _measure_no_more_processes() -> None:
+    for name in [name for name in os.environ if name.startswith(_HOOK)]:
+        _coverage[name] = os.environ.pop(name)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     seed = _run_seed()
     os.environ["TWINLOCK_SEED"] = str(seed)  # xdist's workers and every subprocess see the same
     if config.getoption("hypothesis_seed", None) is None:
         config.option.hypothesis_seed = seed
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        _measure_no_more_processes()  # xdist's workers, which run the tests, have started
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -103,12 +117,9 @@ def rng(seed: int) -> random.Random:
 
 
 @pytest.fixture
-def uncovered_env() -> dict[str, str]:
-    """The environment for a subprocess that is killed or measured: without coverage's hook in it.
-
-    A killed process would leave a torn coverage file behind, and the hook costs memory and time.
-    """
-    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+def measured_env() -> dict[str, str]:
+    """The environment for a process whose branches count, too; one that is killed would leave a torn file."""
+    return {**os.environ, **_coverage}
 
 
 @pytest.fixture(scope="session")

@@ -35,11 +35,10 @@ def test_every_attack_names_its_guard() -> None:
 def test_every_attack_succeeds_without_its_guard(module: str) -> None:
     """One process with a fork for each attack; the guards' own text must still be there, exactly once."""
     mine = [test for test in GUARDS if test.startswith(f"{module}.")]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "tests.attacks.guards", *mine],
         cwd=ROOT,
-        env={**env, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])},
         capture_output=True,
         text=True,
         timeout=600,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -34,7 +33,6 @@ class World:
     root: bytes
     factory_image: Path
     packed: dict[str, Packed]
-    env: Mapping[str, str]
 
     @property
     def known(self) -> list[Release]:
@@ -99,6 +97,4 @@ def build(folder: Path) -> World:
     except BaseException:
         life.close()
         raise
-    # a killed process would leave a torn file of coverage's behind
-    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-    return World(folder, life, server, operator, workshop.root, made["1.0"], packed, env)
+    return World(folder, life, server, operator, workshop.root, made["1.0"], packed)

@@ -40,9 +40,10 @@ def made(world: World, name: str, proxy: FaultProxy, **tables: str) -> tuple[Vir
 
 def finish(world: World, device: VirtualDevice, name: str, rollout: str) -> None:
     """The trial and its commit, as every update must end."""
-    run = Run(device, world.known, world.folder / f"{name}.calls", env=world.env)
+    run = Run(device, world.known, world.folder / f"{name}.calls")
     run.go(random.Random(name))
-    assert run.judge(world.operator, name, rollout, Wanted("b", GOOD, "succeeded")).violations == []
+    run.judge(world.operator, name, rollout, Wanted("b", GOOD, "succeeded"))
+    assert run.judge_running(world.operator, name).violations == []
 
 
 def size_of(world: World) -> int:
@@ -57,7 +58,7 @@ def test_a_link_that_is_cut_many_times(world: World, rng: random.Random) -> None
         codes: list[int] = []
         while not codes or codes[-1] == TRANSPORT:
             proxy.down = False
-            codes.append(device.run_agent(env=world.env).exit_code)
+            codes.append(device.run_agent().exit_code)
             assert len(codes) <= len(cuts) + 1
         assert codes == [TRANSPORT] * 3 + [REBOOT_WANTED]
         counts = proxy.counts()
@@ -73,7 +74,7 @@ def test_links_that_are_reset(world: World, rng: random.Random) -> None:
     cuts = random_cuts(rng, 5, size_of(world), reset=True)
     with FaultProxy(world.server.url, cuts) as proxy:
         device, rollout = made(world, "reset", proxy)
-        assert device.run_agent(env=world.env).exit_code == REBOOT_WANTED
+        assert device.run_agent().exit_code == REBOOT_WANTED
         assert proxy.counts().cuts == 5
         finish(world, device, "reset", rollout)
 
@@ -81,7 +82,7 @@ def test_links_that_are_reset(world: World, rng: random.Random) -> None:
 def test_a_damaged_part_is_fetched_once_more(world: World) -> None:
     with FaultProxy(world.server.url, [Flip(size_of(world) // 2)]) as proxy:
         device, rollout = made(world, "flip", proxy)
-        assert device.run_agent(env=world.env).exit_code == REBOOT_WANTED
+        assert device.run_agent().exit_code == REBOOT_WANTED
         finish(world, device, "flip", rollout)
         found = world.operator.get(f"/rollouts/{rollout}")["assignments"][0]
         assert 0 < found["bytes_again"] <= SEGMENT_SIZE_BYTES
@@ -91,7 +92,7 @@ def test_a_damaged_part_is_fetched_once_more(world: World) -> None:
 def test_a_link_that_falls_silent(world: World) -> None:
     with FaultProxy(world.server.url, [Stall(size_of(world) // 3)]) as proxy:
         device, rollout = made(world, "stall", proxy, network=IMPATIENT + "stall_timeout_s = 0.5")
-        assert device.run_agent(env=world.env).exit_code == REBOOT_WANTED
+        assert device.run_agent().exit_code == REBOOT_WANTED
         assert proxy.counts().payload_bytes == size_of(world)
         finish(world, device, "stall", rollout)
 
@@ -100,7 +101,7 @@ def test_a_link_that_drips_is_given_up(world: World) -> None:
     drip = "stall_timeout_s = 5.0\nrate_window_s = 0.5\nrate_bytes_s_min = 10000\nretries = 1"
     with FaultProxy(world.server.url, rate_bytes_s=400, drip=True) as proxy:
         device, _ = made(world, "drip", proxy, network=IMPATIENT + drip)
-        done = device.run_agent(env=world.env)
+        done = device.run_agent()
         assert done.exit_code == TRANSPORT
         assert "error[transfer-stalled]" in done.stderr
         assert device.disk.record().default == "a"
@@ -113,10 +114,10 @@ def test_a_server_that_is_away_during_the_trial_condemns_nothing(world: World) -
         device, rollout = made(world, "away", proxy)
         health = f'required = ["{device.folder}/rootfs/etc/twinlock/health/required.d"]\n{health}'
         device.write_config(proxy.url, {"network": IMPATIENT + "stall_timeout_s = 5.0", "health": health})
-        assert device.run_agent(env=world.env).exit_code == REBOOT_WANTED
+        assert device.run_agent().exit_code == REBOOT_WANTED
         proxy.down = True
         assert device.boot().slot == "b"
-        assert device.run_agent(env=world.env).exit_code == TRANSPORT
+        assert device.run_agent().exit_code == TRANSPORT
         assert (device.disk.record().default, device.disk.record().trying) == ("b", None)
         assert world.operator.get(f"/rollouts/{rollout}")["assignments"][0]["state"] == "armed"
         proxy.down = False

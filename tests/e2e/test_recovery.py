@@ -22,7 +22,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def running(world: World, name: str) -> VirtualDevice:
     """A device that has taken the good release and runs it in slot b; slot a holds the one before."""
     device, _ = world.device(name, GOOD)
-    assert device.settle(env=world.env).exit_code == 0
+    assert device.settle().exit_code == 0
     assert device.disk.record().default == "b"
     return device
 
@@ -48,7 +48,7 @@ def rollouts_of(world: World, device_id: str) -> list[tuple[str, str, str]]:
 def test_a_device_with_two_bad_slots_gets_its_release_again(world: World) -> None:
     device = running(world, "both-bad")
     ruin(device, ["a", "b"])
-    settled = device.settle(env=world.env)
+    settled = device.settle()
     assert [boot.slot for boot in settled.boots] == ["recovery", "a"]
     assert settled.exit_code == 0
     assert device.disk.record().default == "a"
@@ -57,7 +57,7 @@ def test_a_device_with_two_bad_slots_gets_its_release_again(world: World) -> Non
     assert again.version == GOOD
     assert rollouts_of(world, "both-bad")[-1] == ("recovery", GOOD, "succeeded")
     assert device.floor() == world.packed[GOOD].release.counter, "nothing older is left to fall back to"
-    quiet = device.settle(env=world.env)
+    quiet = device.settle()
     assert (quiet.exit_code, [boot.slot for boot in quiet.boots]) == (0, ["a"])
     assert len(rollouts_of(world, "both-bad")) == 2, "once it is back nothing more is made for it"
 
@@ -68,7 +68,7 @@ def test_a_lost_boot_record_is_made_anew_without_a_download(world: World) -> Non
         for offset in device.disk.record_offsets_bytes:
             file.seek(offset)
             file.write(b"\xff" * 512)
-    settled = device.settle(env=world.env)
+    settled = device.settle()
     assert [boot.slot for boot in settled.boots] == ["recovery", "b"]
     record = device.disk.record()
     assert (record.default, record.failed) == ("b", frozenset())
@@ -85,6 +85,6 @@ def test_a_lost_boot_record_and_one_bad_slot(world: World) -> None:
         for offset in device.disk.record_offsets_bytes:
             file.seek(offset)
             file.write(b"\xff" * 512)
-    settled = device.settle(env=world.env)
+    settled = device.settle()
     assert [boot.slot for boot in settled.boots] == ["recovery", "a"]
     assert device.disk.record().failed == frozenset("b")

@@ -56,7 +56,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     with world.life:
         scout, _ = world.device("scout", "1.0")  # it runs 1.0 already, and says so
         scout.boot()
-        assert scout.run_agent(env=world.env).exit_code == 0
+        assert scout.run_agent().exit_code == 0
         (folder / "token").write_text(world.server.token)
         where = ["--repo", str(folder / "build/repo"), "--server", world.server.url]
         said = twinlock("release", "publish", f"demo/{GOOD}", *where, "--token-file", str(folder / "token"))
@@ -76,9 +76,10 @@ def go(world: World, name: str, ways: str, server: str = "") -> tuple[VirtualDev
 
 def finish(world: World, device: VirtualDevice, name: str, rollout: str) -> dict[str, Any]:
     """The trial and its commit; what the server knows of it in the end."""
-    run = Run(device, world.known, world.folder / f"{name}.calls", env=world.env)
+    run = Run(device, world.known, world.folder / f"{name}.calls")
     run.go(random.Random(name))
-    assert run.judge(world.operator, name, rollout, Wanted("b", GOOD, "succeeded")).violations == []
+    run.judge(world.operator, name, rollout, Wanted("b", GOOD, "succeeded"))
+    assert run.judge_running(world.operator, name).violations == []
     found: dict[str, Any] = world.operator.get(f"/rollouts/{rollout}")["assignments"][0]
     return found
 
@@ -89,7 +90,7 @@ def fetched(published: Published, name: str, ways: str, damage: int | None = Non
     device, rollout = go(world, name, ways)
     if damage is not None:
         images.flip_bit(device.disk.path, device.disk.slots["a"].offset_bytes + damage)
-    done = device.run_agent(env=world.env)
+    done = device.run_agent()
     assert done.exit_code == REBOOT_WANTED, done.stderr
     if damage is not None:  # a slot that may boot has to be whole in the end
         images.flip_bit(device.disk.path, device.disk.slots["a"].offset_bytes + damage)
@@ -144,7 +145,7 @@ def test_a_delta_over_a_link_that_is_cut_twenty_times(published: Published, rng:
         codes: list[int] = []
         while not codes or codes[-1] == TRANSPORT:
             proxy.down = False
-            codes.append(device.run_agent(env=world.env).exit_code)
+            codes.append(device.run_agent().exit_code)
             if codes[-1] == TRANSPORT:
                 device.boot()
             assert len(codes) <= CUTS + 1

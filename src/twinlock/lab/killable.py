@@ -27,7 +27,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from unittest.mock import patch
 
 import msgspec
 
@@ -410,8 +409,8 @@ def main() -> int:
         return wrap(build(config, config_path, lock_fd), config, config_path, lock_fd, killer)
 
     args: Sequence[str] = sys.argv[_cut() :]
-    with patch.object(wiring, "build_ports", build_ports):
-        return agent.main(args)
+    wiring.build_ports = build_ports  # for as long as this process lives
+    return agent.main(args)
 
 
 if __name__ == "__main__":

@@ -96,6 +96,7 @@ class Run:
             self._program += ["--kill", point.argument]
         self._program.append("--")
         self.outcome: Final = Outcome()
+        self._holds: tuple[str, str, str] | None = None
 
     def go(self, rng: Random) -> Outcome:
         """From a reset to rest; `rng` decides whether a killed agent starts again with or without a reset."""
@@ -131,7 +132,7 @@ class Run:
     # --- in the end -----------------------------------------------------------------------------------------
 
     def judge(self, operator: Operator, device_id: str, rollout_id: str, wanted: Wanted) -> Outcome:
-        """Adds what is wrong with how it ended, on the device and at the server."""
+        """Adds what is wrong with how it ended, on the device and at the server; then `judge_running`."""
         device, record = self._device, self._device.disk.record()
         if (record.default, record.trying) != (wanted.slot, None):
             self._wrong(f"slot {wanted.slot} should be committed: {record}")
@@ -144,7 +145,7 @@ class Run:
         if found != [(wanted.outcome, wanted.code)]:
             self._wrong(f"the server should know {wanted.outcome} {wanted.code}, it has {found}")
         if held is not None:
-            self._judge_running(operator, device_id, held, wanted.slot)
+            self._holds = (held.version, held.sha256, wanted.slot)
         return self.outcome
 
     def _judge_reports(self, operator: Operator, device_id: str) -> None:
@@ -161,16 +162,17 @@ class Run:
         if strange:
             self._wrong(f"the agent lost its memory: {strange}")
 
-    def _judge_running(self, operator: Operator, device_id: str, held: Release, slot: str) -> None:
-        """The server comes to know what runs; it writes that down in batches."""
+    def judge_running(self, operator: Operator, device_id: str) -> Outcome:
+        """The server comes to know what runs. It writes that down in batches: judge many runs, then ask."""
         until = time.monotonic() + SEEN_WAIT_S
-        wanted = (held.version, held.sha256, slot)
-        while True:
+        wanted = self._holds
+        while wanted is not None:
             said = operator.get(f"/devices/{device_id}")["running"] or {}
             found = (said.get("version"), said.get("image_sha256"), said.get("slot"))
             if found == wanted:
-                return
+                break
             if time.monotonic() > until:
                 self._wrong(f"the server should see {wanted} running, it sees {found}")
-                return
+                break
             time.sleep(_STEP_S)
+        return self.outcome

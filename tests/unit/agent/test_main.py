@@ -15,16 +15,16 @@ from twinlock.agent.main import main
 from twinlock.core.errors import error
 
 
-def loaded_by(code: str, env: dict[str, str]) -> set[str]:
+def loaded_by(code: str) -> set[str]:
     """The modules that a fresh interpreter has after running `code`."""
     text = f"import sys\n{code}\nprint(*sys.modules, file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, env=env)
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return set(done.stderr.split())
 
 
 @pytest.mark.parametrize("option", ["--version", "--help"])
-def test_version_and_help_load_nothing_heavy(option: str, uncovered_env: dict[str, str]) -> None:
+def test_version_and_help_load_nothing_heavy(option: str) -> None:
     code = f"""
 from twinlock.agent.main import main
 try:
@@ -32,7 +32,7 @@ try:
 except SystemExit as end:
     assert end.code == 0
 """
-    modules = loaded_by(code, uncovered_env)
+    modules = loaded_by(code)
     heavy = {
         "pathlib",
         "dataclasses",

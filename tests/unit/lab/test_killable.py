@@ -41,54 +41,52 @@ def calls(device: VirtualDevice) -> list[str]:
     return ledger.read(device.folder / "calls")
 
 
-def test_without_a_kill_it_is_the_agent(device: VirtualDevice) -> None:
-    done = device.run_agent(program=program(device))
+def test_without_a_kill_it_is_the_agent(device: VirtualDevice, measured_env: dict[str, str]) -> None:
+    done = device.run_agent(program=program(device), env=measured_env)
     plain = device.run_agent()
     assert (done.exit_code, done.stderr) == (plain.exit_code, plain.stderr)
     assert calls(device)[:2] == ["store.write journal.json idle", "check poll"]
     assert "store.write checked.json" in calls(device)  # the child's, between the parent's
 
 
-def test_killed_before_a_call(device: VirtualDevice, uncovered_env: dict[str, str]) -> None:
-    done = device.run_agent(program=program(device, "1"), env=uncovered_env)
+def test_killed_before_a_call(device: VirtualDevice) -> None:
+    done = device.run_agent(program=program(device, "1"))
     assert done.exit_code == -9
     assert calls(device) == ["store.write journal.json idle"]
     assert not (device.state / "journal.json").exists()
 
 
-def test_killed_after_a_call(device: VirtualDevice, uncovered_env: dict[str, str]) -> None:
-    done = device.run_agent(program=program(device, "1:after"), env=uncovered_env)
+def test_killed_after_a_call(device: VirtualDevice) -> None:
+    done = device.run_agent(program=program(device, "1:after"))
     assert done.exit_code == -9
     assert (device.state / "journal.json").exists()
 
 
-def test_killed_in_the_middle_of_a_call(device: VirtualDevice, uncovered_env: dict[str, str]) -> None:
-    done = device.run_agent(program=program(device, "1:torn"), env=uncovered_env)
+def test_killed_in_the_middle_of_a_call(device: VirtualDevice) -> None:
+    done = device.run_agent(program=program(device, "1:torn"))
     assert done.exit_code == -9
     assert not (device.state / "journal.json").exists()
     assert (device.state / "journal.json.tmp").exists()
 
 
-def test_the_metadata_process_takes_its_parent_along(
-    device: VirtualDevice, uncovered_env: dict[str, str]
-) -> None:
-    assert calls_to(device, "store.write checked.json", uncovered_env) > 2
+def test_the_metadata_process_takes_its_parent_along(device: VirtualDevice) -> None:
+    assert calls_to(device, "store.write checked.json") > 2
     assert not (device.state / "checked.json").exists()
 
 
-def calls_to(device: VirtualDevice, label: str, env: dict[str, str]) -> int:
+def calls_to(device: VirtualDevice, label: str) -> int:
     """Which call of a fresh device this is; the device itself is killed there."""
     twin = device.copy(device.folder.with_name("twin"))
-    twin.run_agent(program=program(twin), env=env)
+    twin.run_agent(program=program(twin))
     number = calls(twin).index(label) + 1
-    assert device.run_agent(program=program(device, str(number)), env=env).exit_code == -9
+    assert device.run_agent(program=program(device, str(number))).exit_code == -9
     assert calls(device) == calls(twin)[:number]
     return number
 
 
-def test_numbers_go_on_over_runs(device: VirtualDevice, uncovered_env: dict[str, str]) -> None:
+def test_numbers_go_on_over_runs(device: VirtualDevice) -> None:
     argv = program(device, "2", "4")
-    codes = [device.run_agent(program=argv, env=uncovered_env).exit_code for _ in range(3)]
+    codes = [device.run_agent(program=argv).exit_code for _ in range(3)]
     assert codes[:2] == [-9, -9]
     assert codes[2] not in (0, -9)  # the server is not there
     assert len(calls(device)) > 4

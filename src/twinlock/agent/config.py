@@ -139,9 +139,10 @@ class RebootConfig(_Table, frozen=True):
 class HealthConfig(_Table, frozen=True):
     """The health gate. Hooks in `required` folders decide, those in `wanted` are reported.
 
-    `timeout_s` bounds each hook, `deadline_s` the gate as a whole. When the server stays out of reach until
-    the deadline, `unreachable` decides: "hooks" commits if there are required hooks and all passed,
-    "rollback" goes back to the release that could be reached.
+    `timeout_s` bounds each hook, `deadline_s` all of them together; it is also the time, from the gate's
+    start, for units to get up and for the server to be reached. When that stays out of reach, `unreachable`
+    decides: "hooks" commits if there are required hooks and all passed, "rollback" goes back to the release
+    that could be reached.
 
     `critical_units` are names of systemd units that must be up, or patterns (`*`) of units that must not have
     failed; `timer` is the one that starts the agent next. `free_bytes_min` must be left for the state.

@@ -6,6 +6,7 @@ writes is kept to its last `OUTPUT_SIZE_BYTES_MAX` bytes: that is where the reas
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 import signal
@@ -39,18 +40,25 @@ class FolderHooks:
         self._hooks = hooks
         self._clock = clock
 
-    def health(self, wanted: bool) -> list[HookResult]:
+    def health(self, wanted: bool, within_s: float) -> list[HookResult]:
         folders = self._health.wanted if wanted else self._health.required
-        return self._run(programs(folders), self._health.timeout_s, go_on=wanted)
+        until_s = self._clock.monotonic_s() + within_s
+        return self._run(programs(folders), self._health.timeout_s, until_s, go_on=wanted)
 
     def ask(self, point: str) -> list[HookResult]:
         folder = self._hooks.folder / f"{point}.d"
-        return self._run(programs([folder]), self._hooks.timeout_s, go_on=False)
+        return self._run(programs([folder]), self._hooks.timeout_s, math.inf, go_on=False)
 
-    def _run(self, paths: Iterable[Path], timeout_s: float, *, go_on: bool) -> list[HookResult]:
+    def _run(
+        self, paths: Iterable[Path], timeout_s: float, until_s: float, *, go_on: bool
+    ) -> list[HookResult]:
         results = []
         for path in paths:
-            results.append(run_one(path, timeout_s, self._clock))
+            left_s = until_s - self._clock.monotonic_s()
+            if left_s > 0:
+                results.append(run_one(path, min(timeout_s, left_s), self._clock))
+            else:
+                results.append(HookResult(path.name, DID_NOT_START, True, "the others took all of the time"))
             if results[-1].exit_code and not go_on:
                 break
         return results

@@ -176,8 +176,11 @@ class HookResult:
 class Hooks(Protocol):
     """Runs the programs of folders in the order of their names, each within its time, until one fails."""
 
-    def health(self, wanted: bool) -> list[HookResult]:
-        """The results of required.d, or of wanted.d (all of them, failed or not)."""
+    def health(self, wanted: bool, within_s: float) -> list[HookResult]:
+        """The results of required.d, or of wanted.d (all of them, failed or not).
+
+        All together have `within_s`; what did not start before it was over has timed out.
+        """
         ...
 
     def ask(self, point: str) -> list[HookResult]:

@@ -307,9 +307,9 @@ class KillableHooks:
         self._inner = inner
         self._killer = killer
 
-    def health(self, wanted: bool) -> list[HookResult]:
+    def health(self, wanted: bool, within_s: float) -> list[HookResult]:
         mode = self._killer.begin("hooks.wanted" if wanted else "hooks.required")
-        results = self._inner.health(wanted)
+        results = self._inner.health(wanted, within_s)
         self._killer.end(mode)
         return results
 

@@ -134,8 +134,6 @@ def _told(result: Result) -> str:
     return f"{result.name}: {figures}"
 
 
-# Ten cuts take a device some twelve minutes: more than the default run has beside everything else.
-@pytest.mark.long
 @pytest.mark.tries(7)
 def test_power_cuts_at_random_writes(
     device: stage.Stage, architecture: Architecture, seed: int, long_run: bool, show: Callable[[str], None]

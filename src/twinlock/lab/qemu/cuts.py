@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
     from twinlock.lab.qemu.stage import Stage
 
-# A boot writes some 50 times, an install 350: what one ride does not reach, later ones do.
-AT_WRITE_MAX: Final = 450
+# A boot writes some 35 times, asking the server 50, an install 80 and more, arming and the reboot 110, the
+# trial 70: what one ride does not reach, later ones do.
+AT_WRITE_MAX: Final = 360
+TRIAL_AT_WRITE_MAX: Final = (
+    110  # what is left once the record is armed: a ride that is not cut proves nothing
+)
 UPDATES_MAX: Final = 50
 _RIDE_CPU_S_MAX: Final = 600.0
 
@@ -81,7 +85,7 @@ class _Ride:
         while True:
             plan = None
             if len(self.cuts) < self._count:
-                plan = CutPlan(self._rng.randrange(1, AT_WRITE_MAX), self._rng.randrange(2**32))
+                plan = self._plan(stage.rig.assignment(rollout)["state"])
             stage.power_on(plan)
             try:
                 was_cut = stage.device.ride(
@@ -103,6 +107,11 @@ class _Ride:
             if found["state"] in FINAL_STATES:
                 break
         self._note_outcome(version, found)
+
+    def _plan(self, state: str) -> CutPlan:
+        """A cut anywhere in what an update in this state has still to do."""
+        left = TRIAL_AT_WRITE_MAX if state in ("armed", "trial") else AT_WRITE_MAX
+        return CutPlan(1 + int(self._rng.random() * left), self._rng.randrange(2**32))
 
     def _look(self, version: str) -> bool:
         try:
@@ -141,7 +150,8 @@ def _versions(prefix: str) -> Iterator[str]:
 
 
 def run(stage: Stage, seed: int, count: int, prefix: str = "2.") -> Cuts:
-    """`count` cuts on a stage that has begun and whose power is off. The same seed plans the same cuts.
+    """`count` cuts on a stage that has begun and whose power is off. The same seed draws the same
+    cuts, as shares of what an update has still to do.
 
     Its releases are called `prefix` and a number. The power is off again in the end.
 

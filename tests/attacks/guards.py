@@ -220,7 +220,7 @@ def _outcome(test: str) -> str:
 
 
 _LIBRARIES: Final = ("pytest", "msgspec", "cryptography.hazmat.primitives.serialization", "http.server")
-_SERVER_LIBRARIES: Final = ("httpx", "sqlalchemy", "starlette.applications", "uvicorn")
+_SERVER_LIBRARIES: Final = ("alembic", "fastapi", "httpx", "jinja2", "sqlalchemy.dialects.sqlite", "uvicorn")
 
 
 _WITH_SERVER: Final = ("test_server.", "test_directed.", "test_director.", "test_certified.")

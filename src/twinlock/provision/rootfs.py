@@ -394,10 +394,11 @@ def _install_packages(tree: _Tree, packages: Path) -> None:
             os.utime(path, (EPOCH_S, EPOCH_S))
             inside = "/" + path.relative_to(tree.root).as_posix()
             mode_checked = py_compile.PycInvalidationMode.UNCHECKED_HASH
-            compiled = py_compile.compile(
-                str(path), dfile=inside, doraise=True, invalidation_mode=mode_checked
+            # Where a device looks, wherever this machine keeps its own (PYTHONPYCACHEPREFIX).
+            compiled = path.parent / "__pycache__" / f"{path.stem}.{sys.implementation.cache_tag}.pyc"
+            py_compile.compile(
+                str(path), str(compiled), inside, doraise=True, optimize=0, invalidation_mode=mode_checked
             )
-            assert compiled is not None, "errors are raised"
             os.utime(compiled, (EPOCH_S, EPOCH_S))
 
 

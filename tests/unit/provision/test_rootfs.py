@@ -237,7 +237,11 @@ def test_the_builder_is_told_what_the_tree_lacks(tree: Path) -> None:
     assert rootfs.install(tree, options()).notes == []
 
 
-def test_packages_come_with_byte_code_that_holds_no_time(tree: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_packages_come_with_byte_code_that_holds_no_time(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path / "cache") if elsewhere else None)
     packages = tmp_path / "packages"
     (packages / "twinlock/agent").mkdir(parents=True)
     (packages / "twinlock/agent/__init__.py").write_text("X = 1\n")

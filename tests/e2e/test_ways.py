@@ -18,6 +18,7 @@ import pytest
 
 from tests.e2e import kill_world
 from tests.e2e.kill_world import GOOD, IMAGE_SIZE, World
+from tests.e2e.processes import wait_until
 from twinlock.core.errors import EXIT_CODES, Kind
 from twinlock.core.limits import MIB
 from twinlock.core.payload.blocks import BLOCK_SIZE_BYTES, HASH_SIZE_BYTES
@@ -57,6 +58,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
         scout, _ = world.device("scout", "1.0")  # it runs 1.0 already, and says so
         scout.boot()
         assert scout.run_agent().exit_code == 0
+        # the server writes it down in batches
+        wait_until(lambda: world.operator.get("/devices/scout")["running"], "the fleet to run 1.0")
         (folder / "token").write_text(world.server.token)
         where = ["--repo", str(folder / "build/repo"), "--server", world.server.url]
         said = twinlock("release", "publish", f"demo/{GOOD}", *where, "--token-file", str(folder / "token"))

@@ -12,6 +12,7 @@ import pytest
 
 from tests.conformance.repository import NOW, Repository
 from tests.unit.server.rig import MadeRelease, Server, code_of, list_release, make_release, offered, text
+from tests.unit.server.test_web import page
 from twinlock.core import limits, manifest
 from twinlock.core.payload import container
 from twinlock.server.blobs.metadata import MetadataFiles
@@ -85,6 +86,37 @@ def test_a_second_release_and_a_refresh(server: Server) -> None:
         "1.2",
         "1.1",
     ]
+
+
+def test_a_release_that_the_metadata_drops_is_rolled_out_no_more(server: Server) -> None:
+    """Devices would refuse it, each after a poll of its own; the operator hears it at once."""
+    release = make_release("1.1")
+    server.publish(release)
+    dropped = server.repository.targets.targets.pop(release.manifest.name)
+    server.repository.publish("targets", "snapshot", "timestamp")
+    assert server.operator("POST", "/metadata", json=offered(server.repository)).status_code == 200
+    shown = server.operator("GET", "/releases/demo/1.1").json()
+    since = server.operator("GET", "/audit").json()["entries"][-2]
+    assert (since["action"], since["subject"]) == ("release-unlisted", "demo 1.1")
+    assert shown["unlisted"] == since["at"]
+    assert "not signed any more since" in page(server)
+    body = {"product": "demo", "version": "1.1", "devices": "all"}
+    answer = server.operator("POST", "/rollouts", json=body)
+    assert (answer.status_code, code_of(answer)) == (422, "release-unknown")
+    assert server.operator("GET", "/rollouts").json()["rollouts"] == []
+
+    server.clock.advance(60)
+    server.repository.publish("snapshot", "timestamp")  # still dropped: told once
+    assert server.operator("POST", "/metadata", json=offered(server.repository)).status_code == 200
+    assert server.operator("GET", "/releases/demo/1.1").json()["unlisted"] == since["at"]
+
+    server.repository.targets.targets[release.manifest.name] = dropped
+    server.repository.publish("targets", "snapshot", "timestamp")
+    assert server.operator("POST", "/metadata", json=offered(server.repository)).status_code == 200
+    assert server.operator("GET", "/releases/demo/1.1").json()["unlisted"] is None
+    told = [one["action"] for one in server.operator("GET", "/audit").json()["entries"]]
+    assert told.count("release-unlisted") == told.count("release-listed") == 1
+    assert server.roll_out("1.1")
 
 
 def test_metadata_of_a_stranger_is_refused(server: Server) -> None:

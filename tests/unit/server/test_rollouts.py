@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.server.rig import Server, code_of, make_release
+from tests.unit.server.rig import Server, code_of, make_release, offered
 from twinlock.server.rollouts import service
 
 
@@ -289,6 +289,23 @@ def test_a_release_that_fails_from_recovery_is_not_offered_for_ever(stocked: Ser
     offer = device.assignment(slot="recovery", version="1.2")
     assert offer is not None
     assert offer.id == f"{rollout}-dev-1", "an operator's rollout always counts"
+
+
+def test_a_release_that_is_not_signed_any_more_is_passed_over_in_recovery(stocked: Server) -> None:
+    """The device would refuse it, and stay in recovery."""
+    device = stocked.device()
+    for version in ("1.1", "1.2"):
+        first = stocked.roll_out(version, ["dev-1"])
+        device.assignment()
+        device.tell("succeeded", f"{first}-dev-1")
+    other = stocked.device("dev-2")
+    stocked.repository.targets.targets.pop("demo/1.2.manifest")
+    stocked.repository.publish("targets", "snapshot", "timestamp")
+    assert stocked.operator("POST", "/metadata", json=offered(stocked.repository)).status_code == 200
+    offer = device.assignment(slot="recovery", version="1.2")
+    assert offer is not None
+    assert offer.version == "1.1"
+    assert other.assignment(slot="recovery", version="1.2") is None
 
 
 def test_an_open_assignment_is_kept_in_recovery(stocked: Server) -> None:

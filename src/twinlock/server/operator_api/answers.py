@@ -81,6 +81,7 @@ def release(found: Release, offers: Sequence[PayloadOffer]) -> models.Release:
         notes=found.notes,
         published=iso(found.published_ms),
         published_by=found.published_by,
+        unlisted=None if found.unlisted_ms is None else iso(found.unlisted_ms),
         payloads=payloads,
     )
 

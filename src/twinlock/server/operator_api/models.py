@@ -121,6 +121,8 @@ class Payload(Answer):
 
 
 class Release(Answer):
+    """A published release; `unlisted` is since when the signed metadata names it no more."""
+
     product: str
     version: str
     counter: int
@@ -131,6 +133,7 @@ class Release(Answer):
     notes: str
     published: str
     published_by: str
+    unlisted: str | None
     payloads: list[Payload]
 
 

@@ -20,7 +20,10 @@ ROOT_FILE: Final = re.compile(r"([1-9][0-9]{0,9})\.root\.json", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A published release. Hashes are lower-case hex; `release_id` is the store's own, 0 when new."""
+    """A published release. Hashes are lower-case hex; `release_id` is the store's own, 0 when new.
+
+    `unlisted_ms` is since when the signed metadata names it no more: no device takes it then.
+    """
 
     release_id: int
     product: str
@@ -33,6 +36,7 @@ class Release:
     notes: str
     published_ms: int
     published_by: str
+    unlisted_ms: int | None = None
 
 
 class ReleaseStore(Protocol):
@@ -44,6 +48,10 @@ class ReleaseStore(Protocol):
 
     def add(self, release: Release) -> int:
         """Keeps a new release and returns its number."""
+        ...
+
+    def unlist(self, release_id: int, at_ms: int | None) -> None:
+        """Keeps since when the metadata names a release no more; None: it does."""
         ...
 
     def newest(self, limit: int) -> Sequence[Release]:

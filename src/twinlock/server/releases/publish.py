@@ -59,7 +59,7 @@ class Publisher:
             verified = verify(offered, self.pinned, self.folder, now_utc(self.clock))
             self._write(verified)
             with self.database.write() as transaction:
-                keep_entries(transaction, verified)
+                keep_entries(transaction, verified, actor, now_ms(self.clock))
                 append(
                     transaction.audit,
                     now_ms(self.clock),
@@ -136,22 +136,30 @@ class Publisher:
             known = transaction.releases.get(made.product, made.version)
             assert known is not None
         transaction.releases.add_payloads(known.release_id, offers)
-        keep_entries(transaction, verified)
+        keep_entries(transaction, verified, actor, at_ms)
         subject = f"{made.product} {made.version}"
         append(transaction.audit, at_ms, actor, "release-published", subject, verified.versions)
         return known
 
 
-def keep_entries(transaction: Transaction, verified: Verified) -> None:
+def keep_entries(transaction: Transaction, verified: Verified, actor: str, at_ms: int) -> None:
     """Keeps what the metadata in force says of every release, for the director to repeat it.
 
-    A release that is listed no more keeps its last entry: devices refuse it by the image repository alone.
+    A release that is listed no more keeps its last entry: devices refuse it by the image repository alone,
+    and no new rollout of it is made.
     """
     for release in transaction.releases.newest(RELEASES_MAX):
+        subject = f"{release.product} {release.version}"
         try:
             signed = verified.trusted.release(release_name(release.product, release.version))
         except TrustError:
+            if release.unlisted_ms is None:
+                transaction.releases.unlist(release.release_id, at_ms)
+                append(transaction.audit, at_ms, actor, "release-unlisted", subject, verified.versions)
             continue
+        if release.unlisted_ms is not None:
+            transaction.releases.unlist(release.release_id, None)
+            append(transaction.audit, at_ms, actor, "release-listed", subject, verified.versions)
         transaction.director.keep_entry(release.release_id, encode_entry(signed))
 
 

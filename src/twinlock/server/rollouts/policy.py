@@ -43,21 +43,22 @@ def choose(candidates: Iterable[Candidate], current: int, hardware: str, product
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """One assignment that a device had: of which release, and how it stands."""
+    """One assignment that a device had: of which release, how it stands, and whether that is still signed."""
 
     release_id: int
     state: str
+    listed: bool = True
 
 
 def choose_again(history: Sequence[Past], told: int | None) -> int | None:
     """The release that a device in recovery gets again, by its number; `history` has the newest first.
 
     `told` is the release that the device says it should run, if it is published for this device. A release
-    whose newest assignment failed or was rolled back is passed over.
+    whose newest assignment failed or was rolled back is passed over, and one that no metadata names any more.
     """
     bad: set[int] = set()
     for past in history:
-        if past.state == "succeeded" and past.release_id not in bad:
+        if past.state == "succeeded" and past.listed and past.release_id not in bad:
             return past.release_id
         if past.state in ("failed", "rolled_back", "lost"):
             bad.add(past.release_id)

@@ -50,10 +50,17 @@ def create(
 ) -> Rollout:
     """A rollout of one release to the named devices, or to all that it fits; see `policy`.
 
-    Raises InputError `not-found` (release or device), `input-invalid` (none or too many devices), PolicyError
-    `enrolment-pending` or `enrolment-rejected`, CompatibilityError `hardware-mismatch`; then nothing is made.
+    Raises InputError `not-found` (release or device), `input-invalid` (none or too many devices), TrustError
+    `release-unknown` (no metadata names the release any more), PolicyError `enrolment-pending` or
+    `enrolment-rejected`, CompatibilityError `hardware-mismatch`; then nothing is made.
     """
     release = known_release(transaction, product, version)
+    if release.unlisted_ms is not None:
+        raise error(
+            "release-unknown",
+            f"the signed metadata does not name {product} {version} any more: no device would take it",
+            hint="sign the release again, or roll out another",
+        )
     everyone = devices == "all"
     named = [] if everyone else sorted(set(devices))
     if not everyone:
@@ -151,7 +158,7 @@ def offer_again(transaction: Transaction, device_id: str, view: PollView, facts:
     if history and history[0].state in OPEN_STATES and view.state not in OPEN_STATES:
         return True
     told = transaction.releases.get(facts.product, facts.version) if facts.version else None
-    fits = told is not None and view.hardware in told.hardware
+    fits = told is not None and view.hardware in told.hardware and told.unlisted_ms is None
     release_id = choose_again(history, told.release_id if told is not None and fits else None)
     if release_id is None:
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 
 from twinlock.core.protocol import PayloadOffer
 from twinlock.server.releases.ports import Release
@@ -60,6 +60,11 @@ class SqlReleases:
         key = done.inserted_primary_key
         assert key is not None
         return int(key[0])
+
+    def unlist(self, release_id: int, at_ms: int | None) -> None:
+        self._connection.execute(
+            update(releases).where(releases.c.release_id == release_id).values(unlisted_ms=at_ms)
+        )
 
     def newest(self, limit: int) -> Sequence[Release]:
         rows = self._connection.execute(

@@ -225,13 +225,14 @@ class SqlRollouts:
 
     def history(self, device_id: str, limit: int) -> Sequence[Past]:
         rows = self._connection.execute(
-            select(rollouts.c.release_id, assignments.c.state)
+            select(rollouts.c.release_id, assignments.c.state, releases.c.unlisted_ms.is_(None))
             .join_from(assignments, rollouts, rollouts.c.number == assignments.c.number)
+            .join(releases, releases.c.release_id == rollouts.c.release_id)
             .where(assignments.c.device_id == device_id)
             .order_by(assignments.c.number.desc())
             .limit(limit)
         )
-        return [Past(release_id, state) for release_id, state in rows]
+        return [Past(release_id, state, bool(listed)) for release_id, state, listed in rows]
 
     def current_number(self, device_id: str) -> int:
         self._connection.execute(

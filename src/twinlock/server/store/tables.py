@@ -133,6 +133,7 @@ releases = Table(
     Column("notes", Text, nullable=False),
     Column("published_ms", BigInteger, nullable=False),
     Column("published_by", _NAME, nullable=False),
+    Column("unlisted_ms", BigInteger),
     UniqueConstraint("product", "version"),
 )
 

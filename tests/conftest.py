@@ -4,7 +4,7 @@
   run repeats exactly. Hypothesis draws from it too. It is printed above the run and beside each failure.
 - `TWINLOCK_LONG=1` adds the tests marked `long`; without it they are deselected (and counted as such).
 - Branches are measured in the tests' own process. What a test starts is not measured, which would take most
-  of its time, unless it gets the environment `measured_env`.
+  of its time, unless the test has the fixture `measured`.
 - A skipped test fails the run, since it hides what was not checked; `ALLOW_SKIPS=1` permits it on a machine
   that cannot run everything.
 """
@@ -117,9 +117,10 @@ def rng(seed: int) -> random.Random:
 
 
 @pytest.fixture
-def measured_env() -> dict[str, str]:
-    """The environment for a process whose branches count, too; one that is killed would leave a torn file."""
-    return {**os.environ, **_coverage}
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this test starts is measured, too. Not for what it kills: that would leave a torn file behind."""
+    for name, value in _coverage.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from collections.abc import Mapping
 
 import coverage
+import pytest
 
 
-def loads_coverage(env: Mapping[str, str] | None = None) -> bool:
+def loads_coverage() -> bool:
     code = "import sys; print('coverage' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr == ""
     return done.stdout == "True\n"
 
@@ -21,6 +20,6 @@ def test_a_process_is_not_measured() -> None:
     assert not loads_coverage()
 
 
-def test_a_process_that_asks_for_it_is(measured_env: dict[str, str]) -> None:
-    assert loads_coverage(measured_env) == (coverage.Coverage.current() is not None)
-    assert measured_env.keys() >= os.environ.keys()
+@pytest.mark.usefixtures("measured")
+def test_a_process_that_asks_for_it_is() -> None:
+    assert loads_coverage() == (coverage.Coverage.current() is not None)

@@ -113,6 +113,7 @@ class Client:
         return release
 
 
+@pytest.mark.usefixtures("measured")
 def test_a_release_reaches_a_device_and_its_outcome_the_operator(made: MadeServer) -> None:
     running = ServerProcess(made.folder)
     client = Client(running, made.token)

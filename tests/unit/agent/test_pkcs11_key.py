@@ -26,7 +26,7 @@ P384 = bytes.fromhex("06052b81040022")
 
 
 @pytest.fixture
-def tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> softhsm.Tokens:
+def tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: None) -> softhsm.Tokens:
     return softhsm.plugged_in(tmp_path / "hsm", monkeypatch)
 
 

@@ -41,8 +41,9 @@ def calls(device: VirtualDevice) -> list[str]:
     return ledger.read(device.folder / "calls")
 
 
-def test_without_a_kill_it_is_the_agent(device: VirtualDevice, measured_env: dict[str, str]) -> None:
-    done = device.run_agent(program=program(device), env=measured_env)
+@pytest.mark.usefixtures("measured")
+def test_without_a_kill_it_is_the_agent(device: VirtualDevice) -> None:
+    done = device.run_agent(program=program(device))
     plain = device.run_agent()
     assert (done.exit_code, done.stderr) == (plain.exit_code, plain.stderr)
     assert calls(device)[:2] == ["store.write journal.json idle", "check poll"]

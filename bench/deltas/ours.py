@@ -14,6 +14,7 @@ import os
 import resource
 import sys
 import time
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,7 +28,7 @@ def encode(old: Path, new: Path, out: Path) -> None:
 class Applying:
     """A delta being applied: open files, and what packing again took."""
 
-    def __init__(self, old: BinaryIO, delta: BinaryIO, image: BinaryIO) -> None:
+    def __init__(self, old: BufferedReader, delta: BinaryIO, image: BinaryIO) -> None:
         from twinlock.core.payload import container, patch
         from twinlock.core.payload.base import FileBase
 
@@ -71,7 +72,10 @@ class Applying:
 
 def apply(old: Path, delta: Path, out: Path) -> None:
     """Segments of LATER last, so that the memory and CPU of the others are seen apart."""
+    from twinlock.core.payload.heap import keep_free_memory
+
     wanted = set(map(int, filter(None, os.environ.get("LATER", "").split(","))))
+    keep_free_memory()  # as the agent does
     with old.open("rb") as old_file, delta.open("rb") as file, out.open("wb") as image:
         applying = Applying(old_file, file, image)
         image.truncate(applying.index.image_size_bytes)

@@ -21,6 +21,7 @@ from twinlock.agent.transfer import Transfer
 from twinlock.core.bootrecord import other
 from twinlock.core.errors import Kind, TwinlockError, error
 from twinlock.core.payload import parts
+from twinlock.core.payload.heap import keep_free_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,11 +47,11 @@ class SlotBase:
     def __init__(self, device: BlockDevice) -> None:
         self._device = device
 
-    def read(self, offset: int, length: int) -> bytes:
-        """As `core.payload.base.Base` has it; what cannot be read is missing, like what lies behind."""
-        data = bytearray(max(min(length, self._device.size_bytes - offset), 0))
-        self._device.read_into(memoryview(data), offset)
-        return bytes(data)
+    def read_into(self, into: memoryview, offset: int) -> int:
+        """As `core.payload.base.Base` has it; what lies behind the slot's end is missing."""
+        length = max(min(len(into), self._device.size_bytes - offset), 0)
+        self._device.read_into(into[:length], offset)
+        return length
 
 
 class Puller:
@@ -115,6 +116,7 @@ class Puller:
 
     def _by_delta(self, offer: PayloadOffer, base: Base, rest: set[int], deliver: Deliver) -> bool:
         """Whether the delta was of use; what it did not give stays in `rest`."""
+        keep_free_memory()
         wanted = sorted(number for number in rest if not self._progress.is_refused(number))
         refused = delivered = 0
 

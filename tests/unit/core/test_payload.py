@@ -28,7 +28,7 @@ def part_of(encoded: bytes) -> Zstd:
     return Zstd(len(encoded), hashlib.sha256(encoded).digest())
 
 
-def decode(encoded: bytes, length_bytes: int) -> bytes:
+def decode(encoded: bytes, length_bytes: int) -> bytes | bytearray:
     part = part_of(encoded)
     check_encoded(part, encoded, 0)
     return decode_part(part, encoded, length_bytes, 0)

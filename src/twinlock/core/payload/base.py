@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from twinlock.core import limits
 from twinlock.core.durable import os_errors
@@ -10,6 +10,7 @@ from twinlock.core.errors import error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from io import BufferedReader
 
     from twinlock.core.payload.varints import Reader
 
@@ -17,21 +18,24 @@ if TYPE_CHECKING:
 class Base(Protocol):
     """The base image on this machine: a slot, a file, bytes in a test."""
 
-    def read(self, offset: int, length: int) -> bytes:
-        """The `length` bytes at `offset`; fewer where the medium ends. Raises TwinlockError."""
+    def read_into(self, into: memoryview, offset: int) -> int:
+        """Fills `into` with the bytes at `offset`; says how many: fewer where the medium ends.
+
+        Raises TwinlockError.
+        """
         ...
 
 
 class FileBase:
     """A base that is an open file or block device; nothing else may move its position meanwhile."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BufferedReader) -> None:
         self._file = file
 
-    def read(self, offset: int, length: int) -> bytes:
+    def read_into(self, into: memoryview, offset: int) -> int:
         with os_errors("base image"):
             self._file.seek(offset)
-            return self._file.read(length)
+            return self._file.readinto(into)
 
 
 class BytesBase:
@@ -40,8 +44,10 @@ class BytesBase:
     def __init__(self, data: bytes) -> None:
         self._data = data
 
-    def read(self, offset: int, length: int) -> bytes:
-        return self._data[offset : offset + length]
+    def read_into(self, into: memoryview, offset: int) -> int:
+        data = self._data[offset : offset + len(into)]
+        into[: len(data)] = data
+        return len(data)
 
 
 def check_range(offset: int, length: int, what: str) -> None:
@@ -50,12 +56,10 @@ def check_range(offset: int, length: int, what: str) -> None:
         raise error("payload-malformed", f"{what} names {length} bytes at {offset} of the base")
 
 
-def read_range(base: Base, offset: int, length: int, number: int) -> bytes:
-    """Exactly `length` bytes at `offset`; CompatibilityError `delta-base` where the base ends before."""
-    data = base.read(offset, length)
-    if len(data) != length:
-        raise error("delta-base", f"part {number} needs {length} bytes at {offset}; the base is shorter")
-    return data
+def read_range(base: Base, into: memoryview, offset: int, number: int) -> None:
+    """Fills `into` with the bytes at `offset`; CompatibilityError `delta-base` where the base ends before."""
+    if base.read_into(into, offset) != len(into):
+        raise error("delta-base", f"part {number} needs {len(into)} bytes at {offset}; the base is shorter")
 
 
 def read_ranges(base: Base, ranges: Iterable[tuple[int, int]], size_bytes: int, number: int) -> bytearray:
@@ -64,7 +68,7 @@ def read_ranges(base: Base, ranges: Iterable[tuple[int, int]], size_bytes: int, 
     view = memoryview(data)
     position = 0
     for offset, length in ranges:
-        view[position : position + length] = read_range(base, offset, length, number)
+        read_range(base, view[position : position + length], offset, number)
         position += length
     return data
 

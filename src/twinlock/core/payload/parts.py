@@ -114,7 +114,7 @@ def check_encoded(part: Part, encoded: bytes | memoryview, number: int) -> None:
 
 def decode_part(
     part: Part, encoded: bytes | memoryview, length_bytes: int, number: int, base: Base | None = None
-) -> bytes:
+) -> bytes | bytearray:
     """The segment's `length_bytes` bytes. Check `part` and `encoded` before: `check_part`, `check_encoded`.
 
     `base` is needed by the parts of a delta. The result is worth nothing until it has the segment's signed
@@ -133,7 +133,7 @@ def decode_part(
     if isinstance(part, Copy):
         if sum(length for _, length in part.ranges) != length_bytes:
             raise error("payload-malformed", f"part {number} does not copy {length_bytes} bytes")
-        return bytes(read_ranges(base, part.ranges, length_bytes, number))
+        return read_ranges(base, part.ranges, length_bytes, number)
     if isinstance(part, Patch):
-        return bytes(patch.decode(encoded, length_bytes, number, base))
+        return patch.decode(encoded, length_bytes, number, base)
     return prefix.decode(encoded, length_bytes, number, base)

@@ -24,7 +24,7 @@ from twinlock.core.payload.varints import Reader
 from twinlock.core.payload.window import read_window
 
 
-def decode(encoded: bytes | memoryview, length_bytes: int, number: int, base: Base) -> bytes:
+def decode(encoded: bytes | memoryview, length_bytes: int, number: int, base: Base) -> bytes | bytearray:
     """The segment's `length_bytes` bytes.
 
     Raises TrustError `payload-malformed` or `format-unknown`, CompatibilityError `delta-library` or
@@ -41,7 +41,7 @@ def decode(encoded: bytes | memoryview, length_bytes: int, number: int, base: Ba
     reader.end()
     if left:
         raise error("payload-malformed", f"part {number} does not decode to {length_bytes} bytes")
-    return b"".join(outputs)
+    return outputs[0] if len(outputs) == 1 else b"".join(outputs)
 
 
 def _step(reader: Reader, room_bytes: int, number: int, base: Base) -> bytearray:

@@ -31,8 +31,7 @@ def read_window(base: Base, program: Program, number: int) -> bytearray:
         if part.source:
             of_source[part.source].append((position, part))
         else:
-            data = read_range(base, part.offset, part.length, number)
-            view[position : position + part.length] = data
+            read_range(base, view[position : position + part.length], part.offset, number)
         position += part.length
     for index, parts in sorted(of_source.items()):
         end = max(part.offset + part.length for _, part in parts)

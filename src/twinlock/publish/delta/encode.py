@@ -26,14 +26,15 @@ from twinlock.core.payload import container
 from twinlock.core.payload.libraries import available
 from twinlock.core.payload.parts import Part
 from twinlock.publish.delta.analysing import Analyst
-from twinlock.publish.delta.blocks import BlockIndex
+from twinlock.publish.delta.copies import EncodedSegment, find_copies, price_of
 from twinlock.publish.delta.executables import Known
 from twinlock.publish.delta.files.detect import map_files
 from twinlock.publish.delta.images import Image
 from twinlock.publish.delta.model import Window
 from twinlock.publish.delta.pairing import Pairing
+from twinlock.publish.delta.price import Price
 from twinlock.publish.delta.references import Reference
-from twinlock.publish.delta.segments import EncodedSegment, Encoder
+from twinlock.publish.delta.segments import Encoder
 from twinlock.publish.delta.squashing import BlockCutter
 from twinlock.publish.delta.stretches import KernelCutter, unpacked_name
 
@@ -79,11 +80,12 @@ def encode_delta(
         jobs = min(jobs or os.cpu_count() or 1, jobs_max(max(len(old), len(new))))
         stats = DeltaStats(base_sha256=_sha256(old), image_sha256=_sha256(new))
         temporary = out.with_name(out.name + ".tmp")
-        count = -(-len(new) // limits.SEGMENT_SIZE_BYTES)
         try:
             with os_errors(f"payload {out}"), temporary.open("wb") as file:
                 allowed = tuple(name for name in available() if libraries is None or name in libraries)
-                segments = _segments(_Job(base, image, allowed), count, jobs)
+                copies = find_copies(old, new)
+                job = _Job(base, image, allowed, price_of(copies))
+                segments = _segments(job, copies, jobs)
                 parts = _write_parts(file, segments, len(new), progress, stats)
                 tail = container.encode_tail(
                     container.Index(stats.image_sha256, len(new), stats.base_sha256, tuple(parts))
@@ -142,17 +144,19 @@ class _Job:
     base: Path
     image: Path
     libraries: tuple[str, ...]
+    price: Price
 
 
 class _Workshop:
     """Both images, their files, and what encodes segments and analyses executables."""
 
-    def __init__(self, old: Image, new: Image, libraries: Sequence[str]) -> None:
+    def __init__(self, old: Image, new: Image, libraries: Sequence[str], price: Price) -> None:
         _, old_map = map_files(old)
         _, self.new_map = map_files(new)
         pairing = Pairing(old_map.files)
         self._old = old
         self._new = new
+        self._price = price
         self._reference = Reference(old_map, self.new_map, pairing, len(old))
         new_window = Window(new)
         packed = any(file.packed for file in self.new_map.files)
@@ -162,11 +166,9 @@ class _Workshop:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """Made when first needed: its index reads all of the base."""
+        """Made when first needed: it looks for kernels."""
         kernels = self._kernels.known() if self._kernels else []
-        return Encoder(
-            self._old, self._new, BlockIndex.build(self._old), self._reference, self._cutter, kernels
-        )
+        return Encoder(self._old, self._new, self._reference, self._cutter, self._price, kernels)
 
     def names(self, number: int) -> set[str]:
         """Names of all files that a segment has pieces of, and of what they unpack to."""
@@ -182,7 +184,7 @@ _worker: list[_Workshop] = []
 
 def _start_worker(job: _Job) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that was interrupted ends this one
-    _worker.append(_Workshop(Image(job.base), Image(job.image), job.libraries))
+    _worker.append(_Workshop(Image(job.base), Image(job.image), job.libraries, job.price))
 
 
 def _analyse(name: str) -> Known | None:
@@ -193,19 +195,19 @@ def _encode(number: int, known: dict[str, Known]) -> EncodedSegment:
     return _worker[0].encoder.encode(number, known)
 
 
-def _segments(job: _Job, count: int, jobs: int) -> Iterator[EncodedSegment]:
+def _segments(job: _Job, copies: Sequence[EncodedSegment | None], jobs: int) -> Iterator[EncodedSegment]:
     """Every segment, encoded, in order; at most `_AHEAD` for each job are in memory."""
     with Image(job.base) as old, Image(job.image) as new:
-        workshop = _Workshop(old, new, job.libraries)
+        workshop = _Workshop(old, new, job.libraries, job.price)
         if jobs == 1:
             analysed = {name: workshop.analyst.analyse(name) for name in workshop.analyst.names()}
-            for number in range(count):
-                yield workshop.encoder.encode(number, _needed(workshop, analysed, number))
+            for number, copy in enumerate(copies):
+                yield copy or workshop.encoder.encode(number, _needed(workshop, analysed, number))
             return
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(jobs, context, _start_worker, (job,))
         try:
-            yield from _in_pool(pool, workshop, count, jobs)
+            yield from _in_pool(pool, workshop, copies, jobs)
         except BrokenProcessPool as problem:
             raise error("internal", "an encoding process ended by itself; memory may be short") from problem
         finally:
@@ -219,7 +221,7 @@ def _needed(workshop: _Workshop, analysed: dict[str, Known | None], number: int)
 
 
 def _in_pool(
-    pool: ProcessPoolExecutor, workshop: _Workshop, count: int, jobs: int
+    pool: ProcessPoolExecutor, workshop: _Workshop, copies: Sequence[EncodedSegment | None], jobs: int
 ) -> Iterator[EncodedSegment]:
     names = workshop.analyst.names()
     analysed: dict[str, Known | None] = {}
@@ -227,10 +229,14 @@ def _in_pool(
     for name in (name for name in names if workshop.analyst.is_large(name)):
         analysed[name] = pool.submit(_analyse, name).result()
     analysed |= zip(others, pool.map(_analyse, others), strict=True)
-    pending: deque[Future[EncodedSegment]] = deque()
-    for number in range(count):
+    pending: deque[EncodedSegment | Future[EncodedSegment]] = deque()
+    for number, copy in enumerate(copies):
         if len(pending) == jobs * _AHEAD:
-            yield pending.popleft().result()
-        pending.append(pool.submit(_encode, number, _needed(workshop, analysed, number)))
+            yield _done(pending.popleft())
+        pending.append(copy or pool.submit(_encode, number, _needed(workshop, analysed, number)))
     while pending:
-        yield pending.popleft().result()
+        yield _done(pending.popleft())
+
+
+def _done(segment: EncodedSegment | Future[EncodedSegment]) -> EncodedSegment:
+    return segment if isinstance(segment, EncodedSegment) else segment.result()

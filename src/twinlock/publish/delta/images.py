@@ -60,9 +60,11 @@ class Image:
             data += self._page(first + 1)[: end - start - len(data)]
         return data
 
-    def read(self, offset: int, length: int) -> bytes:
+    def read_into(self, into: memoryview, offset: int) -> int:
         """As `core.payload.base.Base` has it."""
-        return self[offset : offset + length]
+        data = self[offset : offset + len(into)]
+        into[: len(data)] = data
+        return len(data)
 
     def chunks(self) -> Iterator[bytes]:
         """All of the image in pieces of 1 MiB, past the pages that are kept."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from twinlock.core import limits
-from twinlock.core.payload.base import Base
 from twinlock.core.payload.program import Source
 from twinlock.core.payload.window import unpack_source
+from twinlock.publish.delta.images import Image
 
 _CACHED_BYTES_MAX: Final = 48 * limits.MIB
 
@@ -53,7 +53,7 @@ def sources_of(refs: Sequence[Ref]) -> list[Block]:
 class Window:
     """Reads refs out of a base; keeps the blocks unpacked last."""
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: Image) -> None:
         self._base = base
         self._unpacked: dict[Block, bytes] = {}
 
@@ -63,7 +63,7 @@ class Window:
 
     def _bytes(self, ref: Ref) -> bytes:
         if ref.block is None:
-            return self._base.read(ref.offset, ref.length)
+            return self._base[ref.offset : ref.end]
         return self.unpacked(ref.block)[ref.offset : ref.end]
 
     def unpacked(self, block: Block) -> bytes:

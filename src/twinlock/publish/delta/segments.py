@@ -11,11 +11,11 @@ from twinlock.core import limits
 from twinlock.core.errors import error
 from twinlock.core.payload.fields import Field, Fields
 from twinlock.core.payload.moving import move, unfinish
-from twinlock.core.payload.parts import Copy, Part, Patch, Prefix, Zero, Zstd, decode_part, is_zero
+from twinlock.core.payload.parts import Patch, Prefix, Zstd, decode_part
 from twinlock.core.payload.prefix import PREFIX_SIZE_BYTES_MIN
 from twinlock.core.payload.program import Pack
 from twinlock.core.zstd import CompressionParameter, ZstdCompressor, ZstdDict, compress
-from twinlock.publish.delta.blocks import BlockIndex
+from twinlock.publish.delta.copies import EncodedSegment
 from twinlock.publish.delta.covers import Cover, find_covers
 from twinlock.publish.delta.executables import Known, Located, Prepared, prepare
 from twinlock.publish.delta.fields.pruning import pruned
@@ -24,6 +24,7 @@ from twinlock.publish.delta.images import Image
 from twinlock.publish.delta.inodes import Inodes
 from twinlock.publish.delta.locating import Locator
 from twinlock.publish.delta.model import Ref, Window, size_of
+from twinlock.publish.delta.price import Price
 from twinlock.publish.delta.program import build_program, encode_ranges, pack_step
 from twinlock.publish.delta.references import Reference
 from twinlock.publish.delta.stretches import Cutter, Packed, Raw, Unpacked
@@ -31,14 +32,6 @@ from twinlock.publish.delta.trim import trimmed
 
 ZSTD_LEVEL: Final = 19
 POOR_PATCH_BYTES: Final = 256 * limits.KIB  # from here on a patch may be worse than no base at all
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedSegment:
-    """A part and its bytes in the payload (none for zero and copy)."""
-
-    part: Part
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +49,16 @@ class Encoder:
         self,
         base: Image,
         image: Image,
-        index: BlockIndex,
         reference: Reference,
         cutter: Cutter,
+        price: Price,
         kernels: Iterable[Unpacked] = (),
     ) -> None:
         self._base = base
         self._image = image
-        self._index = index
         self._reference = reference
         self._cutter = cutter
+        self._price = price
         self._locator = Locator(reference.old, reference.new)
         for kernel in kernels:
             self._locator.add(kernel)
@@ -73,26 +66,16 @@ class Encoder:
         self._inodes = Inodes(base, image)
 
     def encode(self, number: int, known: Mapping[str, Known]) -> EncodedSegment:
-        """The smallest form of segment `number`. Raises InternalError when it does not decode to itself.
+        """The smallest form of segment `number`, no copy. Raises InternalError when it is wrong.
 
         `known` is what is known of the executables that the segment has pieces of, by name.
         """
         start = number * limits.SEGMENT_SIZE_BYTES
         segment = self._image[start : start + limits.SEGMENT_SIZE_BYTES]
-        if is_zero(segment):
-            return EncodedSegment(Zero(), b"")
-        found = self._copy(segment) or min(
-            self._forms(segment, start, known), key=lambda form: len(form.data)
-        )
+        found = min(self._forms(segment, start, known), key=lambda form: len(form.data))
         if decode_part(found.part, found.data, len(segment), number, self._base) != segment:
             raise error("internal", f"segment {number} does not decode to itself")
         return found
-
-    def _copy(self, segment: bytes) -> EncodedSegment | None:
-        ranges = self._index.find(segment, self._base)
-        if ranges is None or len(ranges) > limits.COPY_RANGES_MAX:
-            return None
-        return EncodedSegment(Copy(tuple(ranges)), b"")
 
     def _forms(self, segment: bytes, start: int, known: Mapping[str, Known]) -> list[EncodedSegment]:
         steps = [self._step(stretch, known) for stretch in self._cutter.cut(start, start + len(segment))]
@@ -118,9 +101,9 @@ class Encoder:
         refs, covers = trimmed(refs, covers)
         prepared = self._prepared(refs, contents, known)
         plain = self._window.read([*refs, *prepared.tables])
-        window, fields = _moved(plain, unfinished, covers, prepared.fields)
+        window, unfinished, fields = _moved(plain, text, covers, prepared.fields, self._price)
         program = build_program([*refs, *prepared.tables], window, unfinished, covers, packs, fields)
-        return pack_step(program, sum(pack.take for pack in packs) or len(text))
+        return pack_step(program, sum(pack.take for pack in packs) or len(text), with_lzma=self._price.lzma)
 
     def _contents(self, stretch: Raw | Packed, text: bytes) -> _Contents:
         inodes = self._inodes.text(stretch.start, text) if isinstance(stretch, Raw) else []
@@ -137,15 +120,19 @@ class Encoder:
         return replace(prepared, fields=Fields(fields.maps, window, [*fields.text, *contents.inodes]))
 
 
-def _moved(plain: bytes, text: bytearray, covers: list[Cover], fields: Fields) -> tuple[bytearray, Fields]:
-    """A window with its addresses moved, and those of the fields that did it and are worth it."""
+def _moved(
+    plain: bytes, text: bytes, covers: list[Cover], fields: Fields, price: Price
+) -> tuple[bytearray, bytearray, Fields]:
+    """A window with its addresses moved, the text as it is matched, and the fields that are worth it."""
     window = bytearray(plain)
     fields = pruned(window, fields)
-    kept = worthwhile(plain, window, text, covers, fields)
+    kept = worthwhile(plain, window, text, covers, fields, price)
     if kept != fields:
         window = bytearray(plain)
         kept = pruned(window, kept)
-    return window, kept
+    unfinished = bytearray(text)
+    unfinish(unfinished, kept)
+    return window, unfinished, kept
 
 
 def _stored(kind: type[Zstd | Patch | Prefix], data: bytes) -> EncodedSegment:

@@ -18,7 +18,6 @@ from twinlock.core.payload.fields import Field, Fields, Kind, Shifts, decode_fie
 from twinlock.core.payload.moving import finish, move, unfinish
 from twinlock.core.payload.parts import Patch
 from twinlock.core.payload.varints import Reader, encode
-from twinlock.publish.delta.blocks import BlockIndex
 from twinlock.publish.delta.executables import Known
 from twinlock.publish.delta.fields.analysis import Analysis, analyse
 from twinlock.publish.delta.fields.elf import parse
@@ -26,6 +25,7 @@ from twinlock.publish.delta.fields.writing import encode_fields
 from twinlock.publish.delta.files.model import Extent, ImageFile, ImageMap
 from twinlock.publish.delta.images import Image
 from twinlock.publish.delta.pairing import Pairing
+from twinlock.publish.delta.price import Price
 from twinlock.publish.delta.references import Reference
 from twinlock.publish.delta.segments import Encoder
 from twinlock.publish.delta.stretches import KernelCutter
@@ -59,7 +59,7 @@ def patch_bytes(folder: Path, old: bytes, new: bytes, found: Analysis | None) ->
     with Image(folder / "old") as base, Image(folder / "new") as image:
         reference = Reference(maps[0], maps[1], pairing, len(base))
         cutter = KernelCutter(base, image, maps[1], pairing, ())
-        encoder = Encoder(base, image, BlockIndex.build(base), reference, cutter)
+        encoder = Encoder(base, image, reference, cutter, Price())
         encoded = encoder.encode(0, known)
     assert isinstance(encoded.part, Patch)
     return len(encoded.data)

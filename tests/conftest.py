@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
+import coverage
 import hypothesis
 import pytest
 
@@ -121,6 +122,21 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """What this test starts is measured, too. Not for what it kills: that would leave a torn file behind."""
     for name, value in _coverage.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def unmeasured() -> Iterator[None]:
+    """This test's branches do not count: it repeats many times over what another test runs, too.
+
+    Pure Python takes nearly twice as long while its branches are noted.
+    """
+    running = coverage.Coverage.current()
+    if running is None:
+        yield
+        return
+    running.stop()
+    yield
+    running.start()
 
 
 @pytest.fixture(scope="session")

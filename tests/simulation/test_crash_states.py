@@ -174,6 +174,7 @@ MUTANTS: dict[str, tuple[str, Callable[[], object], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_guard_that_is_taken_out_is_found(name: str) -> None:
     loader, take_out, says = MUTANTS[name]

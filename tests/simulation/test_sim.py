@@ -43,6 +43,7 @@ def worlds(name: str, kind: Kind, first: int, count: int) -> Counter[str]:
     return outcomes
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", TROUBLES)
 def test_every_world_comes_to_rest_with_a_complete_release(name: str, kind: Kind) -> None:

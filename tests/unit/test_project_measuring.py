@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import coverage
 import pytest
@@ -23,3 +24,17 @@ def test_a_process_is_not_measured() -> None:
 @pytest.mark.usefixtures("measured")
 def test_a_process_that_asks_for_it_is() -> None:
     assert loads_coverage() == (coverage.Coverage.current() is not None)
+
+
+@pytest.fixture
+def is_measured() -> Iterator[bool]:
+    """Whether coverage runs; it must again after the test."""
+    before = coverage.Coverage.current()
+    yield before is not None
+    assert coverage.Coverage.current() is before
+
+
+def test_measuring_goes_on_after_a_test_without(is_measured: bool, request: pytest.FixtureRequest) -> None:
+    assert is_measured == (coverage.Coverage.current() is not None)
+    request.getfixturevalue("unmeasured")
+    assert coverage.Coverage.current() is None

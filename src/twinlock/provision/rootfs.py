@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import py_compile
 import re
 import shutil
 import stat
@@ -28,6 +27,7 @@ from twinlock.core.durable import os_errors, read_bounded
 from twinlock.core.errors import error
 from twinlock.core.names import check_device_id, check_name
 from twinlock.provision import kernel_check, loader_fat
+from twinlock.provision.bytecode import compile_for_device
 from twinlock.provision.filesystems import EPOCH_S
 from twinlock.provision.layout import FROM_FAT
 from twinlock.provision.render import render, shipped
@@ -377,10 +377,7 @@ def _text(data: bytes, path: Path) -> str:
 
 
 def _install_packages(tree: _Tree, packages: Path) -> None:
-    """Copies Python packages with their byte code, so that no start on the device compiles anything.
-
-    The byte code is of the unchecked kind: it holds no time, so that the same packages give the same files.
-    """
+    """Copies Python packages with their byte code, so that no start on the device compiles anything."""
     if not (packages / "twinlock" / "agent").is_dir():
         raise error("input-invalid", f"{packages} does not hold the twinlock package")
     where = tree.place(f"{PYTHON_PATH}/x").parent
@@ -393,13 +390,7 @@ def _install_packages(tree: _Tree, packages: Path) -> None:
         if path.suffix == ".py":
             os.utime(path, (EPOCH_S, EPOCH_S))
             inside = "/" + path.relative_to(tree.root).as_posix()
-            mode_checked = py_compile.PycInvalidationMode.UNCHECKED_HASH
-            # Where a device looks, wherever this machine keeps its own (PYTHONPYCACHEPREFIX).
-            compiled = path.parent / "__pycache__" / f"{path.stem}.{sys.implementation.cache_tag}.pyc"
-            py_compile.compile(
-                str(path), str(compiled), inside, doraise=True, optimize=0, invalidation_mode=mode_checked
-            )
-            os.utime(compiled, (EPOCH_S, EPOCH_S))
+            os.utime(compile_for_device(path, inside), (EPOCH_S, EPOCH_S))
 
 
 def _note(tree: _Tree) -> None:

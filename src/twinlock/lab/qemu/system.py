@@ -11,11 +11,11 @@ runs commands typed there as root.
 
 from __future__ import annotations
 
-import compileall
 import json
 import py_compile
 import shutil
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +27,7 @@ from twinlock.core.errors import error
 from twinlock.lab.qemu.cache import cached
 from twinlock.lab.qemu.guests import CONSOLES, KERNELS, MARK, debian
 from twinlock.provision import filesystems
+from twinlock.provision.bytecode import compile_for_device
 from twinlock.provision.tools import find_tool, run
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def base(architecture: Architecture, more: Sequence[str] = ()) -> Path:
     packages = [*PACKAGES, KERNELS[architecture], *more]
     settings = [_REMOVED, _REMOVED_PATTERNS, _MODULES, _MASKED, _USERS, _GROUPS, _NETWORK]
     settings += [_WATCHDOG_UNIT, _UDEV_TRIGGER, _SHELL_UNIT, _SHELL]
-    recipe = json.dumps(["system", 14, architecture, packages, settings])
+    recipe = json.dumps(["system", 15, architecture, packages, settings])
 
     def make(out: Path) -> None:
         with TemporaryDirectory(prefix="twinlock-system-", dir=out.parent) as folder, os_errors(str(out)):
@@ -181,7 +182,7 @@ def _prepare(tree: Path, architecture: Architecture) -> None:
         else:
             path.unlink(missing_ok=True)
     _keep_modules(tree)
-    _compile(tree)
+    compile_library(tree)
     (version,) = (path.name for path in (tree / "usr/lib/modules").iterdir())
     run(["depmod", "-b", str(tree), version], package="kmod")
     (tree / "boot" / f"vmlinuz-{version}").rename(tree / "boot/vmlinuz")
@@ -236,14 +237,13 @@ def _keep_modules(tree: Path) -> None:
             path.unlink()
 
 
-def _compile(tree: Path) -> None:
+def compile_library(tree: Path) -> None:
     """Byte code for Python's library, as Debian's packages would have made it on the device."""
     if f"{sys.version_info.major}.{sys.version_info.minor}" != PYTHON_VERSION:
         return  # byte code of another version is of no use there; the guest starts slower
-    library = tree / f"usr/lib/python{PYTHON_VERSION}"
-    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
-    folder = f"/usr/lib/python{PYTHON_VERSION}"
-    compileall.compile_dir(str(library), ddir=folder, quiet=2, invalidation_mode=mode)
+    for path in sorted((tree / f"usr/lib/python{PYTHON_VERSION}").rglob("*.py")):
+        with suppress(py_compile.PyCompileError):  # the library has files that no Python 3 compiles
+            compile_for_device(path, "/" + path.relative_to(tree).as_posix())
 
 
 def python_packages(architecture: Architecture) -> Path:

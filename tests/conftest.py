@@ -137,6 +137,7 @@ def unmeasured() -> Iterator[None]:
     running.stop()
     yield
     running.start()
+    _measure_no_more_processes()  # with `start` coverage would begin to measure them again
 
 
 @pytest.fixture(scope="session")

@@ -28,10 +28,11 @@ def test_a_process_that_asks_for_it_is() -> None:
 
 @pytest.fixture
 def is_measured() -> Iterator[bool]:
-    """Whether coverage runs; it must again after the test."""
+    """Whether coverage runs; it must again after the test, and still not in processes that tests start."""
     before = coverage.Coverage.current()
     yield before is not None
     assert coverage.Coverage.current() is before
+    assert not loads_coverage()
 
 
 def test_measuring_goes_on_after_a_test_without(is_measured: bool, request: pytest.FixtureRequest) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import coverage
 import hypothesis
@@ -21,6 +21,7 @@ import pytest
 
 SEED_DEFAULT = 20_261_121
 SEED_MAX = 2**32
+SHOWN = "shown"
 
 # `coverage run` gives each Python process that starts from it this variable. With it a process begins by
 # loading coverage (0.2 s) and then runs two to five times as long, and tests start thousands of processes.
@@ -144,3 +145,28 @@ def unmeasured() -> Iterator[None]:
 def long_run() -> bool:
     """True when the long variants were asked for."""
     return os.environ.get("TWINLOCK_LONG") == "1"
+
+
+@pytest.fixture
+def show(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Shows a line below the whole run's result."""
+    return lambda line: record_property(SHOWN, line)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests measured stands below the run, from all processes.
+
+    This is the only conftest that the process which reports has loaded for sure: it collects nothing itself.
+    """
+    lines = [
+        str(value)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "call"
+        for name, value in report.user_properties
+        if name == SHOWN
+    ]
+    if lines:
+        terminalreporter.section("shown by tests")
+        for line in sorted(lines):
+            terminalreporter.write_line(line)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import base64
+import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from twinlock.core import limits
 from twinlock.core.errors import EXIT_CODES, Kind, TwinlockError
+from twinlock.core.payload import container
 from twinlock.lab import images
 from twinlock.lab.demo.scene import PRODUCT, Row, check, expect, expect_run
 from twinlock.lab.workshop import Workshop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
     from typing import BinaryIO
 
     from twinlock.lab.demo.scene import Scene
@@ -68,13 +72,33 @@ def _damaged(scene: Scene) -> None:
     workshop.sign([packed])
     workshop.publish(scene.operator, [packed])
     payload = scene.server.folder / "payloads" / f"{packed.payload_sha256}.payload"
-    images.flip_bit(payload, packed.payload_size_bytes // 2)
+    # The free slot still holds 1.2: what both have in common is not fetched, and so would not be missed.
+    images.flip_bit(payload, _inside_what_differs(payload, scene.images["1.0"], scene.images["1.2"]))
     rollout = scene.roll_out(DAMAGED)
     done = scene.run_agent(f"fetching {DAMAGED}", packed.payload_size_bytes)
     expect_run(done, EXIT_CODES[Kind.TRUST], "the run on a damaged payload")
     found = scene.note_outcome(f"{DAMAGED} (one bit flipped)", "failed", rollout)
     expect(found["code"], "payload-part-hash", "the code that the server has")
     scene.show.fact(f"{DAMAGED}, one bit flipped: {found['code']}: {found['detail']}")
+
+
+def _inside_what_differs(payload: Path, image: Path, held: Path) -> int:
+    """A place in the part of a segment that `image` has and `held` has not, at the same place."""
+    with payload.open("rb") as file:
+        file.seek(-container.TRAILER_SIZE_BYTES, os.SEEK_END)
+        end = file.tell()
+        trailer = container.decode_trailer(file.read())
+        file.seek(end - trailer.index_size_bytes)
+        index = container.decode_index(file.read(trailer.index_size_bytes), trailer)
+    size_bytes = limits.SEGMENT_SIZE_BYTES
+    with image.open("rb") as wanted, held.open("rb") as there:
+        different = [
+            number
+            for number, part in enumerate(index.parts)
+            if (wanted.read(size_bytes) != there.read(size_bytes)) and part.length
+        ]
+    number = different[len(different) // 2]
+    return index.offsets()[number] + index.parts[number].length // 2
 
 
 def _forged(scene: Scene) -> None:

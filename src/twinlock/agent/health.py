@@ -73,7 +73,7 @@ class Gate:
         except TwinlockError as problem:
             condemns = problem.code not in _OF_THE_MEDIUM
             return Verdict(code=problem.code, detail=problem.what, condemns=condemns), self._said()
-        wanted = self._ports.hooks.health(True, self._health.deadline_s)
+        wanted = self._ports.hooks.health(True)
         self._remarks += [_describe(one) for one in wanted if one.exit_code]
         verdict = self._reach_server(plan, signed, hooks_decided=bool(required))
         return verdict, self._said()
@@ -143,7 +143,7 @@ class Gate:
         image.verify(self._ports.slots, running, signed, self._ports.display)
 
     def _required_hooks(self) -> list[HookResult]:
-        results = self._ports.hooks.health(False, self._health.deadline_s)
+        results = self._ports.hooks.health(False)
         for one in results:
             if one.timed_out:
                 raise error("health-timeout", _describe(one))

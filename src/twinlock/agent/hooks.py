@@ -40,9 +40,9 @@ class FolderHooks:
         self._hooks = hooks
         self._clock = clock
 
-    def health(self, wanted: bool, within_s: float) -> list[HookResult]:
+    def health(self, wanted: bool) -> list[HookResult]:
         folders = self._health.wanted if wanted else self._health.required
-        until_s = self._clock.monotonic_s() + within_s
+        until_s = self._clock.monotonic_s() + self._health.deadline_s
         return self._run(programs(folders), self._health.timeout_s, until_s, go_on=wanted)
 
     def ask(self, point: str) -> list[HookResult]:

@@ -176,10 +176,10 @@ class HookResult:
 class Hooks(Protocol):
     """Runs the programs of folders in the order of their names, each within its time, until one fails."""
 
-    def health(self, wanted: bool, within_s: float) -> list[HookResult]:
+    def health(self, wanted: bool) -> list[HookResult]:
         """The results of required.d, or of wanted.d (all of them, failed or not).
 
-        All together have `within_s`; what did not start before it was over has timed out.
+        All together have until the deadline; what did not start before it has timed out.
         """
         ...
 

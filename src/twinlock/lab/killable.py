@@ -307,9 +307,9 @@ class KillableHooks:
         self._inner = inner
         self._killer = killer
 
-    def health(self, wanted: bool, within_s: float) -> list[HookResult]:
+    def health(self, wanted: bool) -> list[HookResult]:
         mode = self._killer.begin("hooks.wanted" if wanted else "hooks.required")
-        results = self._inner.health(wanted, within_s)
+        results = self._inner.health(wanted)
         self._killer.end(mode)
         return results
 

@@ -20,7 +20,7 @@ from twinlock.lab.killable import PROGRAM
 from twinlock.lab.virtual import REBOOT_WANTED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
     from random import Random
 
@@ -85,12 +85,10 @@ class Run:
         kills: Sequence[Point] = (),
         seed: int = 0,
         program: Sequence[str] = PROGRAM,
-        env: Mapping[str, str] | None = None,
     ) -> None:
         self._device = device
         self._known = known
         self._path = path
-        self._env = env
         self._program = [*program, "--ledger", str(path), "--seed", str(seed)]
         for point in kills:
             self._program += ["--kill", point.argument]
@@ -102,7 +100,7 @@ class Run:
         """From a reset to rest; `rng` decides whether a killed agent starts again with or without a reset."""
         self._boot()
         for _ in range(RUNS_MAX):
-            done = self._device.run_agent(program=self._program, env=self._env)
+            done = self._device.run_agent(program=self._program)
             self.outcome.exit_codes.append(done.exit_code)
             self.outcome.violations += unbootable(self._device, self._known)
             if done.exit_code == 0:

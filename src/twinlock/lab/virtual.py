@@ -14,7 +14,6 @@ neither verifies nor repairs: what it boots is what the record says.
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import sys
@@ -270,18 +269,16 @@ class VirtualDevice:
         self,
         *args: str,
         program: Sequence[str] = AGENT,
-        env: Mapping[str, str] | None = None,
         timeout_s: float = 120.0,
     ) -> Finished:
         """Runs one command of the agent (`run` without `args`) as a process, to its end."""
         argv = [*program, *(args or ("run",)), "--config", str(self.config)]
-        return process.run(argv, env=dict(os.environ) if env is None else env, timeout_s=timeout_s)
+        return process.run(argv, timeout_s=timeout_s)
 
     def settle(
         self,
         *,
         program: Sequence[str] = AGENT,
-        env: Mapping[str, str] | None = None,
         boots_max: int = BOOTS_MAX,
     ) -> Settled:
         """Boots and runs the agent, in recovery too, until it wants no reboot any more, or says why not.
@@ -292,7 +289,7 @@ class VirtualDevice:
         boots: list[Boot] = []
         while len(boots) < boots_max:
             boots.append(self.boot())
-            done = self.run_agent(program=program, env=env)
+            done = self.run_agent(program=program)
             if done.exit_code != REBOOT_WANTED:
                 if boots[-1].slot == RECOVERY:
                     what = f"{self.folder}: recovery runs, and brings no slot back: {done.stderr[-500:]}"

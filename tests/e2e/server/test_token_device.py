@@ -114,10 +114,7 @@ def peak_mib(own: Enrolled) -> float:
         input=msgspec.json.encode(request),
         capture_output=True,
         timeout=120,
-        env={
-            **os.environ,
-            "TWINLOCK_AGENT_PARENT": str(os.getpid()),
-        },
+        env={**os.environ, "TWINLOCK_AGENT_PARENT": str(os.getpid())},
     )
     assert done.returncode == 0, done.stderr
     answer = msgspec.json.decode((own.state / CHECKED).read_bytes(), type=CheckAnswer)

@@ -501,7 +501,7 @@ class FakeHooks:
     points: dict[str, list[HookResult]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
 
-    def health(self, wanted: bool, within_s: float) -> list[HookResult]:
+    def health(self, wanted: bool) -> list[HookResult]:
         return self.wanted if wanted else self.required
 
     def ask(self, point: str) -> list[HookResult]:

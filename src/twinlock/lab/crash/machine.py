@@ -369,7 +369,7 @@ class Machine:
         self.ports.store.write_volatile(CHECKED, msgspec.json.encode(answer))
         return answer
 
-    def health(self, wanted: bool, within_s: float) -> list[HookResult]:
+    def health(self, wanted: bool) -> list[HookResult]:
         if wanted:
             return []
         healthy = self.case.kind == "good" or held(self.kernel, self.running) != "1.1"

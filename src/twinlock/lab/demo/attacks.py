@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import base64
-import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
 from twinlock.core import limits
 from twinlock.core.errors import EXIT_CODES, Kind, TwinlockError
-from twinlock.core.payload import container
 from twinlock.lab import images
 from twinlock.lab.demo.scene import PRODUCT, Row, check, expect, expect_run
 from twinlock.lab.workshop import Workshop
+from twinlock.publish.payload_file import PayloadFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,18 +83,14 @@ def _damaged(scene: Scene) -> None:
 
 def _inside_what_differs(payload: Path, image: Path, held: Path) -> int:
     """A place in the part of a segment that `image` has and `held` has not, at the same place."""
-    with payload.open("rb") as file:
-        file.seek(-container.TRAILER_SIZE_BYTES, os.SEEK_END)
-        end = file.tell()
-        trailer = container.decode_trailer(file.read())
-        file.seek(end - trailer.index_size_bytes)
-        index = container.decode_index(file.read(trailer.index_size_bytes), trailer)
+    with PayloadFile(payload) as file:
+        index = file.index
     size_bytes = limits.SEGMENT_SIZE_BYTES
     with image.open("rb") as wanted, held.open("rb") as there:
         different = [
             number
             for number, part in enumerate(index.parts)
-            if (wanted.read(size_bytes) != there.read(size_bytes)) and part.length
+            if wanted.read(size_bytes) != there.read(size_bytes) and part.length
         ]
     number = different[len(different) // 2]
     return index.offsets()[number] + index.parts[number].length // 2

@@ -193,7 +193,7 @@ class World:
         self.fate.end(cut)
         return answer
 
-    def health(self, wanted: bool, within_s: float) -> list[HookResult]:
+    def health(self, wanted: bool) -> list[HookResult]:
         cut = self.fate.begin("hooks.health")
         self.fate.end(cut)
         if wanted:

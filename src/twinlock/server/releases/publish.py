@@ -58,11 +58,12 @@ class Publisher:
         with self.folder.lock():
             verified = verify(offered, self.pinned, self.folder, now_utc(self.clock))
             self._write(verified)
+            at_ms = now_ms(self.clock)
             with self.database.write() as transaction:
-                keep_entries(transaction, verified, actor, now_ms(self.clock))
+                keep_entries(transaction, verified, actor, at_ms)
                 append(
                     transaction.audit,
-                    now_ms(self.clock),
+                    at_ms,
                     actor,
                     "metadata-published",
                     "repository",

@@ -10,6 +10,7 @@ The program's layout is in `program`. The result is worth nothing until it has t
 from __future__ import annotations
 
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from twinlock.core import limits
 from twinlock.core.errors import error
@@ -18,14 +19,19 @@ from twinlock.core.payload.base import Base
 from twinlock.core.payload.bytewise import add_into
 from twinlock.core.payload.moving import finish, move
 from twinlock.core.payload.program import Program
-from twinlock.core.payload.repack import repack
+from twinlock.core.payload.repack import packed, repack
 from twinlock.core.payload.streams import unpack
 from twinlock.core.payload.varints import Reader
 from twinlock.core.payload.window import read_window
 
+if TYPE_CHECKING:
+    from twinlock.core.payload.repack import Packer
 
-def decode(encoded: bytes | memoryview, length_bytes: int, number: int, base: Base) -> bytes | bytearray:
-    """The segment's `length_bytes` bytes.
+
+def decode(
+    encoded: bytes | memoryview, length_bytes: int, number: int, base: Base, packer: Packer = packed
+) -> bytes | bytearray:
+    """The segment's `length_bytes` bytes; what is packed again is packed by `packer`.
 
     Raises TrustError `payload-malformed` or `format-unknown`, CompatibilityError `delta-library` or
     `delta-base`, and what `base` raises.
@@ -36,7 +42,7 @@ def decode(encoded: bytes | memoryview, length_bytes: int, number: int, base: Ba
     for _ in range(limits.STEPS_MAX):
         if not left:
             break
-        outputs.append(_step(reader, left, number, base))
+        outputs.append(_step(reader, left, number, base, packer))
         left -= len(outputs[-1])
     reader.end()
     if left:
@@ -44,18 +50,20 @@ def decode(encoded: bytes | memoryview, length_bytes: int, number: int, base: Ba
     return outputs[0] if len(outputs) == 1 else b"".join(outputs)
 
 
-def _step(reader: Reader, room_bytes: int, number: int, base: Base) -> bytearray:
+def _step(reader: Reader, room_bytes: int, number: int, base: Base, packer: Packer) -> bytearray:
     codec = reader.take(1)[0]
     output_size_bytes = reader.value(room_bytes, "output", 1)
     program_size_bytes = reader.value(limits.PROGRAM_SIZE_BYTES_MAX, "program", 1)
-    packed = reader.take(reader.value(limits.PART_SIZE_BYTES_MAX, "packed program", 1))
-    program = programs.parse(unpack(codec, packed, program_size_bytes, number), output_size_bytes, number)
+    compressed = reader.take(reader.value(limits.PART_SIZE_BYTES_MAX, "packed program", 1))
+    program = programs.parse(unpack(codec, compressed, program_size_bytes, number), output_size_bytes, number)
     window = read_window(base, program, number)
     move(window, program.fields)
     text = apply(program, window)
     del window
     finish(text, program.fields)
-    return repack(text, program.packs, output_size_bytes, number) if program.packs else text
+    if not program.packs:
+        return text
+    return repack(text, program.packs, output_size_bytes, number, packer)
 
 
 def apply(program: Program, window: bytearray) -> bytearray:

@@ -27,6 +27,7 @@ from twinlock.core.payload.libraries import available
 from twinlock.core.payload.parts import Part
 from twinlock.publish.delta.analysing import Analyst
 from twinlock.publish.delta.copies import EncodedSegment, find_copies, price_of
+from twinlock.publish.delta.effort import Effort
 from twinlock.publish.delta.executables import Known
 from twinlock.publish.delta.files.detect import map_files
 from twinlock.publish.delta.images import Image
@@ -42,7 +43,8 @@ from twinlock.publish.delta.stretches import KernelCutter, unpacked_name
 # encodes, what analysing a large executable adds, and what each GiB of image adds to the first two.
 _MEMORY_MIB_MAX: Final = 2048
 _FIRST_MIB, _EACH_MIB, _ANALYSIS_MIB, _MIB_FOR_GIB = 160, 280, 250, 40
-_AHEAD: Final = 4  # segments in flight for each job
+_ROW: Final = 4  # segments that one process encodes in a row: a packed block in two of them is packed once
+_AHEAD: Final = 2  # rows in flight for each job
 
 Progress = Callable[[int], None]
 
@@ -160,6 +162,7 @@ class _Workshop:
         self._reference = Reference(old_map, self.new_map, pairing, len(old))
         new_window = Window(new)
         packed = any(file.packed for file in self.new_map.files)
+        self._effort = Effort.of(price, packed=packed)
         self._kernels = None if packed else KernelCutter(old, new, self.new_map, pairing, libraries)
         self._cutter = self._kernels or BlockCutter(old, new, self._reference, new_window, libraries)
         self.analyst = Analyst(Window(old), new_window, self.new_map, pairing, self._kernels)
@@ -168,7 +171,13 @@ class _Workshop:
     def encoder(self) -> Encoder:
         """Made when first needed: it looks for kernels."""
         kernels = self._kernels.known() if self._kernels else []
-        return Encoder(self._old, self._new, self._reference, self._cutter, self._price, kernels)
+        return Encoder(
+            self._old, self._new, self._reference, self._cutter, self._price, kernels, self._effort
+        )
+
+    def executables(self) -> list[str]:
+        """Names of those that are to be analysed."""
+        return self.analyst.names() if self._effort.analyses else []
 
     def names(self, number: int) -> set[str]:
         """Names of all files that a segment has pieces of, and of what they unpack to."""
@@ -191,16 +200,16 @@ def _analyse(name: str) -> Known | None:
     return _worker[0].analyst.analyse(name)
 
 
-def _encode(number: int, known: dict[str, Known]) -> EncodedSegment:
-    return _worker[0].encoder.encode(number, known)
+def _encode(row: Sequence[tuple[int, dict[str, Known]]]) -> list[EncodedSegment]:
+    return [_worker[0].encoder.encode(number, known) for number, known in row]
 
 
 def _segments(job: _Job, copies: Sequence[EncodedSegment | None], jobs: int) -> Iterator[EncodedSegment]:
-    """Every segment, encoded, in order; at most `_AHEAD` for each job are in memory."""
+    """Every segment, encoded, in order; at most `_AHEAD` rows for each job are in memory."""
     with Image(job.base) as old, Image(job.image) as new:
         workshop = _Workshop(old, new, job.libraries, job.price)
         if jobs == 1:
-            analysed = {name: workshop.analyst.analyse(name) for name in workshop.analyst.names()}
+            analysed = {name: workshop.analyst.analyse(name) for name in workshop.executables()}
             for number, copy in enumerate(copies):
                 yield copy or workshop.encoder.encode(number, _needed(workshop, analysed, number))
             return
@@ -223,20 +232,27 @@ def _needed(workshop: _Workshop, analysed: dict[str, Known | None], number: int)
 def _in_pool(
     pool: ProcessPoolExecutor, workshop: _Workshop, copies: Sequence[EncodedSegment | None], jobs: int
 ) -> Iterator[EncodedSegment]:
-    names = workshop.analyst.names()
+    names = workshop.executables()
     analysed: dict[str, Known | None] = {}
     others = [name for name in names if not workshop.analyst.is_large(name)]
     for name in (name for name in names if workshop.analyst.is_large(name)):
         analysed[name] = pool.submit(_analyse, name).result()
     analysed |= zip(others, pool.map(_analyse, others), strict=True)
-    pending: deque[EncodedSegment | Future[EncodedSegment]] = deque()
-    for number, copy in enumerate(copies):
+    pending: deque[tuple[Sequence[EncodedSegment | None], Future[list[EncodedSegment]]]] = deque()
+    for start in range(0, len(copies), _ROW):
         if len(pending) == jobs * _AHEAD:
-            yield _done(pending.popleft())
-        pending.append(copy or pool.submit(_encode, number, _needed(workshop, analysed, number)))
+            yield from _done(*pending.popleft())
+        found = copies[start : start + _ROW]
+        missing = [number for number, copy in enumerate(found, start) if copy is None]
+        row = [(number, _needed(workshop, analysed, number)) for number in missing]
+        pending.append((found, pool.submit(_encode, row)))
     while pending:
-        yield _done(pending.popleft())
+        yield from _done(*pending.popleft())
 
 
-def _done(segment: EncodedSegment | Future[EncodedSegment]) -> EncodedSegment:
-    return segment if isinstance(segment, EncodedSegment) else segment.result()
+def _done(
+    found: Sequence[EncodedSegment | None], encoded: Future[list[EncodedSegment]]
+) -> Iterator[EncodedSegment]:
+    """A row of segments, those that were copies and those that were encoded."""
+    missing = iter(encoded.result())
+    return (copy or next(missing) for copy in found)

@@ -33,7 +33,7 @@ _LZMA_NICE: Final = 128
 _SMALL_BYTES: Final = 4096
 _ZSTD_LEVEL: Final = 19
 # Two thirds of the CPU of level 19, for one percent more bytes.
-_ZSTD_LEVEL_FOR_ALL: Final = 18
+ZSTD_LEVEL_FOR_ALL: Final = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,15 +129,17 @@ def _packs(packs: Sequence[Pack], text_size_bytes: int) -> bytes:
     return b"".join(out)
 
 
-def pack_step(program: bytes, output_size_bytes: int, *, with_lzma: bool = True) -> bytes:
+def pack_step(
+    program: bytes, output_size_bytes: int, *, with_lzma: bool = True, level: int = ZSTD_LEVEL_FOR_ALL
+) -> bytes:
     """One step of a patch part: the program, compressed by whatever makes it smallest."""
-    codec, packed = pack(program, with_lzma=with_lzma)
+    codec, packed = pack(program, with_lzma=with_lzma, level=level)
     head = bytes([codec]) + encode(output_size_bytes) + encode(len(program)) + encode(len(packed))
     return head + packed
 
 
-def pack(program: bytes, *, with_lzma: bool = True) -> tuple[int, bytes]:
-    """(codec, bytes) of the smallest form of `program`; the first of equals.
+def pack(program: bytes, *, with_lzma: bool = True, level: int = ZSTD_LEVEL_FOR_ALL) -> tuple[int, bytes]:
+    """(codec, bytes) of the smallest form of `program`; the first of equals; `level` is zstd's without LZMA.
 
     Of LZMA2's properties only those are tried that were the best, or within half a percent of it, on every
     kind of program measured; zstd wins on the smallest ones alone.
@@ -148,7 +150,7 @@ def pack(program: bytes, *, with_lzma: bool = True) -> tuple[int, bytes]:
         if len(found[-1][1]) < _SMALL_BYTES:
             found.append((streams.ZSTD, _zstd(program, _ZSTD_LEVEL)))
     else:
-        found.append((streams.ZSTD, _zstd(program, _ZSTD_LEVEL_FOR_ALL)))
+        found.append((streams.ZSTD, _zstd(program, level)))
     return min(found, key=lambda item: len(item[1]))
 
 

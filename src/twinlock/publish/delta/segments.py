@@ -9,6 +9,7 @@ from typing import Final
 
 from twinlock.core import limits
 from twinlock.core.errors import error
+from twinlock.core.payload import patch
 from twinlock.core.payload.fields import Field, Fields
 from twinlock.core.payload.moving import move, unfinish
 from twinlock.core.payload.parts import Patch, Prefix, Zstd, decode_part
@@ -17,6 +18,7 @@ from twinlock.core.payload.program import Pack
 from twinlock.core.zstd import CompressionParameter, ZstdCompressor, ZstdDict, compress
 from twinlock.publish.delta.copies import EncodedSegment
 from twinlock.publish.delta.covers import Cover, find_covers
+from twinlock.publish.delta.effort import THOROUGH, Effort
 from twinlock.publish.delta.executables import Known, Located, Prepared, prepare
 from twinlock.publish.delta.fields.pruning import pruned
 from twinlock.publish.delta.fields.worth import worthwhile
@@ -24,9 +26,11 @@ from twinlock.publish.delta.images import Image
 from twinlock.publish.delta.inodes import Inodes
 from twinlock.publish.delta.locating import Locator
 from twinlock.publish.delta.model import Ref, Window, size_of
+from twinlock.publish.delta.packing import Packing
 from twinlock.publish.delta.price import Price
 from twinlock.publish.delta.program import build_program, encode_ranges, pack_step
 from twinlock.publish.delta.references import Reference
+from twinlock.publish.delta.settling import settled
 from twinlock.publish.delta.stretches import Cutter, Packed, Raw, Unpacked
 from twinlock.publish.delta.trim import trimmed
 
@@ -53,12 +57,15 @@ class Encoder:
         cutter: Cutter,
         price: Price,
         kernels: Iterable[Unpacked] = (),
+        effort: Effort = THOROUGH,
     ) -> None:
         self._base = base
         self._image = image
         self._reference = reference
         self._cutter = cutter
         self._price = price
+        self._effort = effort
+        self._packing = Packing()
         self._locator = Locator(reference.old, reference.new)
         for kernel in kernels:
             self._locator.add(kernel)
@@ -73,15 +80,25 @@ class Encoder:
         start = number * limits.SEGMENT_SIZE_BYTES
         segment = self._image[start : start + limits.SEGMENT_SIZE_BYTES]
         found = min(self._forms(segment, start, known), key=lambda form: len(form.data))
-        if decode_part(found.part, found.data, len(segment), number, self._base) != segment:
+        if self._decoded(found, len(segment), number) != segment:
             raise error("internal", f"segment {number} does not decode to itself")
         return found
+
+    def _decoded(self, form: EncodedSegment, length_bytes: int, number: int) -> bytes | bytearray:
+        """What a device makes of it, from the bytes that travel to the text, and to the packs' slices of it.
+
+        Pieces of the text are packed by this machine's libraries, as a device does: each once, since one that
+        was packed before, byte for byte the same, gives what it gave then.
+        """
+        if isinstance(form.part, Patch):
+            return patch.decode(form.data, length_bytes, number, self._base, self._packing.piece)
+        return decode_part(form.part, form.data, length_bytes, number, self._base)
 
     def _forms(self, segment: bytes, start: int, known: Mapping[str, Known]) -> list[EncodedSegment]:
         steps = [self._step(stretch, known) for stretch in self._cutter.cut(start, start + len(segment))]
         forms = [_stored(Patch, b"".join(steps))]
         if len(forms[0].data) > POOR_PATCH_BYTES:
-            forms.append(_stored(Zstd, compress(segment, ZSTD_LEVEL)))
+            forms.append(_stored(Zstd, compress(segment, self._effort.segment_level)))
         return forms
 
     def _step(self, stretch: Raw | Packed, known: Mapping[str, Known]) -> bytes:
@@ -98,12 +115,16 @@ class Encoder:
         unfinished = bytearray(text)
         unfinish(unfinished, prepared.fields)
         covers = find_covers(bytes(window[: size_of(refs)]), bytes(unfinished))
+        if isinstance(stretch, Packed):
+            stretch, covers = settled(stretch, window, unfinished, covers, self._price, self._packing)
+            text, packs, contents = stretch.text, stretch.packs, self._contents(stretch, stretch.text)
         refs, covers = trimmed(refs, covers)
         prepared = self._prepared(refs, contents, known)
         plain = self._window.read([*refs, *prepared.tables])
         window, unfinished, fields = _moved(plain, text, covers, prepared.fields, self._price)
         program = build_program([*refs, *prepared.tables], window, unfinished, covers, packs, fields)
-        return pack_step(program, sum(pack.take for pack in packs) or len(text), with_lzma=self._price.lzma)
+        size_bytes = sum(pack.take for pack in packs) or len(text)
+        return pack_step(program, size_bytes, with_lzma=self._price.lzma, level=self._effort.zstd_level)
 
     def _contents(self, stretch: Raw | Packed, text: bytes) -> _Contents:
         inodes = self._inodes.text(stretch.start, text) if isinstance(stretch, Raw) else []

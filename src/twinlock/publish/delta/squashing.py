@@ -51,6 +51,7 @@ class _Draft:
     packs: list[Pack] = field(default_factory=list)
     refs: list[Ref] = field(default_factory=list)
     located: list[Located] = field(default_factory=list)
+    blocks: list[bytes] = field(default_factory=list)
 
     def add(self, piece: Packed) -> None:
         """Puts a piece of one pack behind what is there."""
@@ -58,13 +59,15 @@ class _Draft:
         self.text += piece.text
         self.packs += [replace(pack, start=pack.start + shift) for pack in piece.packs]
         self.refs += piece.refs
+        self.blocks += piece.blocks
         for item in piece.located:
             moved = replace(item.stretch, place=item.stretch.place + shift)
             self.located.append(replace(item, stretch=moved))
 
     def done(self) -> Packed:
         refs = fitting(self.refs, WINDOW_SIZE_BYTES_MAX)
-        return Packed(bytes(self.text), tuple(self.packs), tuple(refs), tuple(self.located))
+        packs, located, blocks = tuple(self.packs), tuple(self.located), tuple(self.blocks)
+        return Packed(bytes(self.text), packs, tuple(refs), located, blocks)
 
 
 class BlockCutter:
@@ -103,12 +106,9 @@ class BlockCutter:
     @cached_property
     def _older(self) -> dict[bytes, int]:
         """Where the base has packed blocks, by their hash."""
-        return {
-            _digest(self._base[start : start + length]): start
-            for file in self._reference.old.files
-            for extent in file.packed
-            for start, length in extent.block.ranges
-        }
+        blocks = {extent.block for file in self._reference.old.files for extent in file.packed}
+        ranges = sorted(block.ranges[0] for block in blocks)
+        return {_digest(self._base[start : start + length]): start for start, length in ranges}
 
     def _packed(self, block: Block) -> bytes:
         start, length = block.ranges[0]
@@ -154,18 +154,18 @@ class BlockCutter:
             skip = start - block.ranges[0][0]
             if older is not None:
                 return self._raw(start, end, [Ref(None, older + skip, end - start)])
-            plain = self._plain.unpacked(block)
             library = self._library
-            if library is not None and library.pack(plain) == packed:
-                pack = Pack(
-                    library.codec, library.level, library.version, 0, 0, len(plain), skip, end - start
-                )
-                return Packed(plain, (pack,), tuple(self._refs(block)), tuple(self._located(block)))
+            if library is not None:
+                plain = self._plain.unpacked(block)
+                level, version = library.level, library.version
+                pack = Pack(library.codec, level, version, 0, 0, len(plain), skip, end - start)
+                refs, located = tuple(self._refs(block)), tuple(self._located(block))
+                return Packed(plain, (pack,), refs, located, (packed,))
         return self._raw(start, end, self._reference.refs(start, end))
 
     def _raw(self, start: int, end: int, refs: list[Ref]) -> Packed:
         pack = Pack(RAW, 0, "", 0, 0, end - start, 0, end - start)
-        return Packed(self._image[start:end], (pack,), tuple(refs), ())
+        return Packed(self._image[start:end], (pack,), tuple(refs), (), (b"",))
 
     def _refs(self, block: Block) -> list[Ref]:
         found: list[Ref] = []

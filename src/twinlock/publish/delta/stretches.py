@@ -38,12 +38,17 @@ class Raw:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Bytes of the image that are `text`, packed; `refs` is what it may resemble, `located` what is in it."""
+    """Bytes of the image that are `text`, packed; `refs` is what it may resemble, `located` what is in it.
+
+    `blocks` is empty once it is settled which packs there are; before, it has what each pack is to give (see
+    `settling`).
+    """
 
     text: bytes
     packs: tuple[Pack, ...]
     refs: tuple[Ref, ...]
     located: tuple[Located, ...]
+    blocks: tuple[bytes, ...] = ()
 
     @property
     def size_bytes(self) -> int:

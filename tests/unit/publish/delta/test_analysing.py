@@ -54,7 +54,7 @@ def test_one_large_executable_at_a_time() -> None:
 
     names = ["a", "large-b", "c", "large-d"]
     analyst = SimpleNamespace(names=lambda: names, is_large=lambda name: name.startswith("large"))
-    workshop: Any = SimpleNamespace(analyst=analyst)
+    workshop: Any = SimpleNamespace(analyst=analyst, executables=analyst.names)
     assert list(encode._in_pool(cast("Any", Pool()), workshop, [], 4)) == []
     assert seen == ["large-b", "large-d", "a", "c"]
 

@@ -39,10 +39,11 @@ def worthwhile(
 
     `text` is finished. Checksums, and addresses that are listed, are never left out.
     """
-    whole = _size(moved, text, covers, fields)
     every = [*fields.window, *fields.text]
+    kinds = sorted({field.kind for field in every}.intersection(_JUDGED))
+    whole = _size(moved, text, covers, fields) if kinds else 0
     dropped = set()
-    for kind in sorted({field.kind for field in every}.intersection(_JUDGED)):
+    for kind in kinds:
         window, others = bytearray(plain), without(fields, {kind})
         move(window, others)
         saved = _SHARE * (_size(window, text, covers, others) - whole)

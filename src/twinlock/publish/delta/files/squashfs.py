@@ -43,6 +43,17 @@ class _Folder:
     size_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file's inode: the size words of its blocks from `start` on, and its tail's fragment."""
+
+    size_bytes: int
+    start: int
+    sizes: tuple[int, ...]
+    fragment: int
+    fragment_offset: int
+
+
 class _Squashfs:
     def __init__(self, image: Image) -> None:
         self._image = image
@@ -60,6 +71,7 @@ class _Squashfs:
         self._inodes = self._table(inodes, folders)
         self._folders = self._table(folders, fragment_table)
         self._fragments = list(self._read_fragments(fragment_table, fragments))
+        self._ends: dict[int, int] = {}  # of the tails in a fragment
 
     def _unpack(self, data: bytes, size_bytes: int) -> bytes:
         try:
@@ -110,19 +122,14 @@ class _Squashfs:
     def _order(self, table: dict[int, bytes]) -> list[int]:
         return list(table)
 
-    def _read_fragments(self, table: int, count: int) -> Iterator[Block | Extent]:
+    def _read_fragments(self, table: int, count: int) -> Iterator[tuple[int, int]]:
+        """Where each fragment block starts, and its size word."""
         for index in range(0, count, 512):
             (at,) = struct.unpack("<Q", self._image[table + index // 512 * 8 : table + index // 512 * 8 + 8])
             data, _ = self._meta(at)
             for row in range(min(512, count - index)):
                 start, size = struct.unpack_from("<QI", data, 16 * row)
-                yield self._piece(start, size, self._fragment_size(start, size))
-
-    def _fragment_size(self, start: int, size: int) -> int:
-        """What a fragment block unpacks to; only unpacking it tells."""
-        if size & _STORED:
-            return 0
-        return len(self._unpack(self._image[start : start + size], self.block_size))
+                yield start, size
 
     def _piece(self, start: int, size: int, size_bytes: int) -> Block | Extent:
         """A data block as an extent when it is stored as it is, else as a packed block."""
@@ -133,8 +140,8 @@ class _Squashfs:
             return Extent(0, start, length)
         return Block(self._codec, size_bytes, ((start, length),))
 
-    def read_inode(self, reference: int) -> _Folder | ImageFile | None:
-        """A folder, a file without its path, or None for what is neither."""
+    def read_inode(self, reference: int) -> _Folder | _File | None:
+        """A folder, a file, or None for what is neither."""
         block, offset = reference >> 16, reference & 0xFFFF
         data = self._bytes(self._inodes, block, offset, 64)
         (kind,) = struct.unpack_from("<H", data, 0)
@@ -157,15 +164,20 @@ class _Squashfs:
             raise UnreadableError("a file of absurd size")
         raw = self._bytes(self._inodes, block, offset + head, 4 * blocks)
         sizes = struct.unpack(f"<{blocks}I", raw)
-        return self._file(size, first, sizes, fragment, fragment_offset)
+        if fragment != _NO_FRAGMENT:
+            end = fragment_offset + size - blocks * self.block_size
+            if fragment >= len(self._fragments) or end > self.block_size:
+                raise UnreadableError("a file's tail is in no fragment")
+            self._ends[fragment] = max(self._ends.get(fragment, 0), end)
+        return _File(size, first, sizes, fragment, fragment_offset)
 
-    def _file(
-        self, size: int, start: int, sizes: tuple[int, ...], fragment: int, fragment_offset: int
-    ) -> ImageFile:
+    def file(self, path: str, inode: _File) -> ImageFile:
+        """Where a file lies. All inodes must be read before: a fragment is as large as its tails."""
         extents, packed = [], []
-        for index, word in enumerate(sizes):
+        start = inode.start
+        for index, word in enumerate(inode.sizes):
             at = index * self.block_size
-            length = min(self.block_size, size - at)
+            length = min(self.block_size, inode.size_bytes - at)
             if word:
                 piece = self._piece(start, word, length)
                 if isinstance(piece, Extent):
@@ -173,27 +185,14 @@ class _Squashfs:
                 else:
                     packed.append(PackedExtent(at, piece, 0, length))
                 start += word & (_STORED - 1)
-        if fragment != _NO_FRAGMENT:
-            at = len(sizes) * self.block_size
-            self._tail(at, size - at, fragment, fragment_offset, extents, packed)
-        return ImageFile("", size, tuple(extents), tuple(packed))
-
-    def _tail(
-        self,
-        at: int,
-        length: int,
-        fragment: int,
-        offset: int,
-        extents: list[Extent],
-        packed: list[PackedExtent],
-    ) -> None:
-        if fragment >= len(self._fragments):
-            raise UnreadableError("a file's tail is in no fragment")
-        piece = self._fragments[fragment]
-        if isinstance(piece, Extent):
-            extents.append(Extent(at, piece.image_offset + offset, length))
-        else:
-            packed.append(PackedExtent(at, piece, offset, length))
+        at, offset = len(inode.sizes) * self.block_size, inode.fragment_offset
+        if inode.fragment != _NO_FRAGMENT and at < inode.size_bytes:
+            piece = self._piece(*self._fragments[inode.fragment], self._ends[inode.fragment])
+            if isinstance(piece, Extent):
+                extents.append(Extent(at, piece.image_offset + offset, inode.size_bytes - at))
+            else:
+                packed.append(PackedExtent(at, piece, offset, inode.size_bytes - at))
+        return ImageFile(path, inode.size_bytes, tuple(extents), tuple(packed))
 
     def entries(self, folder: _Folder) -> Iterator[tuple[int, bytes]]:
         """(inode reference, name) of a folder's entries."""
@@ -219,7 +218,7 @@ def files(image: Image) -> list[ImageFile]:
 
 
 def _walk(volume: _Squashfs) -> list[ImageFile]:
-    found: list[ImageFile] = []
+    found: list[tuple[str, _File]] = []
     seen = {volume.root}
     root = volume.read_inode(volume.root)
     pending = [("", root, 0)] if isinstance(root, _Folder) else []
@@ -236,5 +235,5 @@ def _walk(volume: _Squashfs) -> list[ImageFile]:
             if isinstance(child, _Folder):
                 pending.append((path + "/", child, depth + 1))
             elif child is not None:
-                found.append(ImageFile(path, child.size_bytes, child.extents, child.packed))
-    return found
+                found.append((path, child))
+    return [volume.file(path, inode) for path, inode in found]

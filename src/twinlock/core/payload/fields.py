@@ -15,6 +15,9 @@ them before it copies, so that what is copied already fits.
               x86        length, address: code from `address` on; operands of E8, E9 and 0F 8x, and of
                          instructions with a displacement relative to the instruction pointer
               arm64      length, address: code; B and BL
+              a32, t32   length, address: code of 32-bit ARM in one of its two instruction sets; branches
+              literals   of a32, of t32: length, address: code as before; the addresses that it keeps between
+                         its functions, relative to the program counter: see `arm` and `thumb`
               frames     length, address: .eh_frame; the first addresses of its entries, like `relative`
               listed     width u8, length, origin, table's place, table's count, bias (signed): words at
                          places listed in the window as 4-byte addresses, `origin` being the first place
@@ -59,6 +62,10 @@ class Kind(IntEnum):
     FRAMES = 4
     LISTED = 5
     INODES = 6
+    A32 = 7
+    T32 = 8
+    A32_LITERALS = 9
+    T32_LITERALS = 10
 
 
 @dataclass(frozen=True, slots=True)

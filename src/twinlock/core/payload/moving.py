@@ -10,7 +10,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from twinlock.core.payload import sums
+from twinlock.core.payload.arm import move_a32, move_a32_literals
 from twinlock.core.payload.fields import Field, Fields, Kind, Shifts
+from twinlock.core.payload.thumb import move_t32, move_t32_literals
 from twinlock.core.payload.x86 import move_x86
 
 if TYPE_CHECKING:
@@ -207,4 +209,8 @@ _MOVERS: Final[dict[Kind, Callable[[bytearray, Field, Shifts], None]]] = {
     Kind.ARM64: _arm64,
     Kind.FRAMES: _relative,
     Kind.LISTED: _listed,
+    Kind.A32: move_a32,
+    Kind.T32: move_t32,
+    Kind.A32_LITERALS: move_a32_literals,
+    Kind.T32_LITERALS: move_t32_literals,
 }

@@ -10,7 +10,8 @@ import random
 import struct
 from dataclasses import dataclass, field
 
-X86_64, ARM64 = 62, 183
+X86_64, ARM64, ARM = 62, 183, 40
+A32 = ARM | 1 << 16  # as `ARM`, with code of its older instruction set
 KERNEL_BASE = 0xFFFFFFFF81000000
 FUNCTIONS = 160
 
@@ -45,7 +46,8 @@ class Build:
         address = _up(self.base + len(text))
         rng = random.Random(self.seed)
         order = [rng.randrange(FUNCTIONS) for _ in range(600)]
-        pointers = b"".join(struct.pack("<Q", self._to(number)) for number in order)
+        width = "<I" if self.machine & 0xFFFF == ARM else "<Q"
+        pointers = b"".join(struct.pack(width, self._to(number)) for number in order)
         sections = [Section(".text", text, self.base, 6)]
         sections.append(Section(".data.rel.ro", pointers, address))
         address = _up(address + len(pointers))
@@ -55,7 +57,7 @@ class Build:
                 for index, number in enumerate(order)
             )
             sections.append(Section("__table", table, address))
-        else:
+        elif self.machine & 0xFFFF != ARM:
             frames = self._frames(address)
             sections.append(Section(".eh_frame", frames, address))
             address = _up(address + len(frames))
@@ -94,7 +96,7 @@ class Build:
         found: list[tuple[str, object]] = [("bytes", _quiet(rng, 16))]
         for _ in range(rng.randrange(2, 9)):
             kind = rng.choice(["call", "call", "load", "absolute" if self.kernel else "call"])
-            if self.machine == ARM64:
+            if self.machine in (ARM64, A32):
                 kind = "call"
             found += [(kind, rng.randrange(FUNCTIONS)), ("bytes", _quiet(rng, 4 * rng.randrange(2, 12)))]
         return found
@@ -104,6 +106,8 @@ class Build:
             return value
         assert isinstance(value, int)
         target = self.starts[value]
+        if self.machine & 0xFFFF == ARM:
+            return self._arm(kind, target, address)
         if self.machine == ARM64:
             return struct.pack("<II", 0x94000000 | ((target - address) >> 2) & 0x3FFFFFF, 0xD503201F)
         if kind == "call":
@@ -112,6 +116,15 @@ class Build:
             return b"\x90\x48\x8d\x05" + struct.pack("<i", target - address - 8)
         self.fixed.append(address + 4)
         return b"\x90\x48\xc7\xc7" + struct.pack("<I", target & 0xFFFFFFFF)
+
+    def _arm(self, kind: str, target: int, address: int) -> bytes:
+        """BL of one instruction set or the other; or a literal that the program counter is added to."""
+        if self.machine == A32:
+            return struct.pack("<II", 0xEB000000 | (target - address - 8) >> 2 & 0xFFFFFF, 0xE1A00000)
+        if kind == "load":
+            return struct.pack("<HHi", 0x4B00, 0x447B, target - address - 6)
+        halves = (target - address - 4) >> 1
+        return struct.pack("<HHHH", 0xF000 | halves >> 11 & 0x7FF, 0xF800 | halves & 0x7FF, 0x4618, 0x4618)
 
     def _frames(self, address: int) -> bytes:
         """.eh_frame: one entry of 24 bytes for each function."""
@@ -137,27 +150,26 @@ def _up(address: int) -> int:
 
 def _file(machine: int, sections: list[Section]) -> bytes:
     """A linked ELF file with section headers, and no program headers: nobody runs it."""
+    narrow = machine & 0xFFFF == ARM
+    layout = struct.Struct("<IIIIIIIIII" if narrow else "<IIQQQQIIQQ")
     names = b"\0" + b"".join(section.name.encode() + b"\0" for section in sections) + b".shstrtab\0"
     body = bytearray(64)
-    rows = [struct.pack("<IIQQQQIIQQ", *([0] * 10))]
+    rows = [[0] * 10]
     at = 1
     for section in [*sections, Section(".shstrtab", names, 0, 0, 3)]:
         body += bytes(-len(body) % 16)
         size = section.size or len(section.data)
-        row = (at, section.kind, section.flags, section.address, len(body), size, 0, 0, 16, 0)
-        rows.append(struct.pack("<IIQQQQIIQQ", *row))
+        rows.append([at, section.kind, section.flags, section.address, len(body), size, 0, 0, 16, 0])
         body += section.data
         at += len(section.name) + 1
     body += bytes(-len(body) % 16)
     # The headers come early, as a kernel's tail must be what lies behind the sections.
-    table = b"".join(rows)
-    shift = -(-(64 + len(table)) // 16) * 16 - 64
-    moved = [rows[0]]
-    for packed in rows[1:]:
-        values = list(struct.unpack("<IIQQQQIIQQ", packed))
-        values[4] += shift
-        moved.append(struct.pack("<IIQQQQIIQQ", *values))
-    ident = struct.pack("<4sBBBB8x", b"\x7fELF", 2, 1, 1, 0)
-    head = ident + struct.pack("<HHIQQQ", 2, machine, 1, 0, 0, 64)
-    head += struct.pack("<IHHHHHH", 0, 64, 0, 0, 64, len(rows), len(rows) - 1)
-    return head + b"".join(moved) + bytes(shift - len(table)) + bytes(body[64:])
+    size = len(rows) * layout.size
+    shift = -(-(64 + size) // 16) * 16 - 64
+    for row in rows[1:]:
+        row[4] += shift
+    table = b"".join(layout.pack(*row) for row in rows)
+    ident = struct.pack("<4sBBBB8x", b"\x7fELF", 1 if narrow else 2, 1, 1, 0)
+    head = ident + struct.pack("<HHIIII" if narrow else "<HHIQQQ", 2, machine & 0xFFFF, 1, 0, 0, 64)
+    head += struct.pack("<IHHHHHH", 0, len(head) + 16, 0, 0, layout.size, len(rows), len(rows) - 1)
+    return head.ljust(64, b"\0") + table + bytes(shift - len(table)) + bytes(body[64:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.publish.delta.elves import ARM64, X86_64, Build
+from tests.unit.publish.delta.elves import A32, ARM, ARM64, X86_64, Build
 from twinlock.core import limits
 from twinlock.core.errors import TwinlockError
 from twinlock.core.payload.fields import Field, Fields, Kind, Shifts, decode_fields
@@ -65,7 +66,9 @@ def patch_bytes(folder: Path, old: bytes, new: bytes, found: Analysis | None) ->
     return len(encoded.data)
 
 
-@pytest.mark.parametrize(("machine", "kernel"), [(X86_64, False), (X86_64, True), (ARM64, False)])
+@pytest.mark.parametrize(
+    ("machine", "kernel"), [(X86_64, False), (X86_64, True), (ARM64, False), (ARM, False), (A32, False)]
+)
 def test_moved_addresses_cost_next_to_nothing(tmp_path: Path, machine: int, kernel: bool) -> None:
     old, new = pair(machine, kernel=kernel)
     with_addresses = patch_bytes(tmp_path, old, new, analysed(old, new))
@@ -86,6 +89,28 @@ def test_what_is_found_in_a_kernel() -> None:
     old, new = pair(kernel=True)
     kinds = {place.field.kind for place in analysed(old, new).window}
     assert kinds == {Kind.X86, Kind.WORDS, Kind.RELATIVE, Kind.LISTED}
+
+
+@pytest.mark.parametrize(
+    ("machine", "code"),
+    [(ARM, {Kind.T32, Kind.T32_LITERALS}), (A32, {Kind.A32, Kind.A32_LITERALS})],
+)
+def test_what_is_found_in_a_program_of_32_bit_arm(machine: int, code: set[Kind]) -> None:
+    """Its instruction set is told from its branches: the file's header does not say it."""
+    old, new = pair(machine)
+    found = analysed(old, new)
+    assert {place.field.kind for place in found.window} == {*code, Kind.WORDS}
+    assert not found.text
+
+
+@pytest.mark.parametrize("machine", [ARM, A32])
+def test_each_kind_of_arm_field_makes_a_patch_smaller(tmp_path: Path, machine: int) -> None:
+    old, new = pair(machine)
+    found = analysed(old, new)
+    whole = patch_bytes(tmp_path, old, new, found)
+    for kind in sorted({place.field.kind for place in found.window} - {Kind.A32_LITERALS}):
+        window = tuple(place for place in found.window if place.field.kind is not kind)
+        assert whole < 0.95 * patch_bytes(tmp_path, old, new, replace(found, window=window)), kind
 
 
 def test_shifts_are_those_of_the_functions() -> None:
@@ -197,7 +222,7 @@ def test_any_fields_are_refused_or_move_something(seed: int) -> None:
         return rng.choice([0, 1, 2, 3, 4, 8, 12, 20, 33, size, 2 * size, 2**20, 2**33, 2**41])
 
     control = b"".join(
-        bytes([rng.randrange(8)]) if rng.random() < 0.3 else encode(number()) for _ in range(60)
+        bytes([rng.randrange(12)]) if rng.random() < 0.3 else encode(number()) for _ in range(60)
     )
     window = bytearray(rng.randbytes(size))
     assert outcome(control, window) in ("payload-malformed", "format-unknown", "moved")

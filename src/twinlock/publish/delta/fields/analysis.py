@@ -10,13 +10,14 @@ import numpy as np
 from twinlock.core.payload.fields import Field, Kind
 from twinlock.publish.delta.fields import tables
 from twinlock.publish.delta.fields.alignment import Alignment, align
-from twinlock.publish.delta.fields.branches import MACHINES, Code, votes
-from twinlock.publish.delta.fields.elf import MACHINE_X86_64, Elf, Section, parse
+from twinlock.publish.delta.fields.branches import Code, instructions, votes
+from twinlock.publish.delta.fields.elf import Elf, Section, parse
 from twinlock.publish.delta.fields.shiftmap import Integers, ShiftMap, from_events
 from twinlock.publish.delta.fields.tables import Found, Table
 
 _HIGH_HALF: Final = 1 << 32
 _MASK32: Final = 0xFFFFFFFF
+_LITERALS: Final = {Kind.A32: Kind.A32_LITERALS, Kind.T32: Kind.T32_LITERALS}
 FRAMES: Final = ".eh_frame"
 FRAMES_HEADER: Final = ".eh_frame_hdr"
 
@@ -65,6 +66,7 @@ class _Executable:
             for section in old_elf.sections
             if section.allocated and section.size and section.address and section.name in newer
         ]
+        self._code_kinds: dict[str, Kind] = {}  # by the sections' names
         self._high = any(pair.old.address >= _HIGH_HALF for pair in self._pairs)
 
     def _align(self, old: Section, new: Section) -> Alignment:
@@ -109,20 +111,25 @@ class _Executable:
         return from_events(np.concatenate(starts), np.concatenate(shifts), end)
 
     def _voted(self, chain: ShiftMap) -> ShiftMap:
-        codes = [
-            Code(
+        low, high = int(chain.starts[0]), chain.end
+        codes = []
+        for pair in self._pairs:
+            if not (pair.old.executable and pair.old.stored):
+                continue
+            code = Code(
                 np.frombuffer(self._bytes(self._old, pair.old), np.uint8),
                 np.frombuffer(self._bytes(self._new, pair.new), np.uint8),
                 pair.old.address & _MASK32,
                 pair.new.address & _MASK32,
                 pair.alignment,
             )
-            for pair in self._pairs
-            if pair.old.executable and pair.old.stored
-        ]
-        if self._machine not in MACHINES or not codes:
+            kind = instructions(self._machine, code, low, high)
+            if kind is not None:
+                self._code_kinds[pair.old.name] = kind
+                codes.append((kind, code))
+        if not codes:
             return chain
-        ballot = votes(self._machine, codes, int(chain.starts[0]), chain.end)
+        ballot = votes(codes, low, high)
         starts = np.concatenate([chain.starts, ballot.targets])
         return from_events(starts, np.concatenate([chain.shifts, ballot.shifts]), chain.end)
 
@@ -131,7 +138,7 @@ class _Executable:
         if not old.stored or not new.stored:
             return []
         if old.executable:
-            return [self._code(pair, shifts)]
+            return [self._code(pair)]
         table = Table(
             self._bytes(self._old, old),
             self._bytes(self._new, new),
@@ -156,11 +163,13 @@ class _Executable:
         )
         return max(found, key=lambda item: item.gain)
 
-    def _code(self, pair: _Pair, shifts: ShiftMap) -> Found:
-        kind = Kind.X86 if self._machine == MACHINE_X86_64 else Kind.ARM64
-        if self._machine not in MACHINES:
+    def _code(self, pair: _Pair) -> Found:
+        kind = self._code_kinds.get(pair.old.name)
+        if kind is None:
             return Found(0, ())
-        return Found(1, (Field(kind, 0, pair.old.offset, pair.old.size, pair.old.address & _MASK32),))
+        kinds = (kind, _LITERALS[kind]) if kind in _LITERALS else (kind,)
+        place, size, address = pair.old.offset, pair.old.size, pair.old.address & _MASK32
+        return Found(1, tuple(Field(each, 0, place, size, address) for each in kinds))
 
     def _behind(self, shifts: ShiftMap) -> list[Found]:
         """What lies behind a kernel's sections: its relocations, which list the addresses in code."""

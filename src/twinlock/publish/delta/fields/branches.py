@@ -6,18 +6,26 @@ that target moved. The majority of a target's votes beats what the alignment alo
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twinlock.core.payload.fields import Kind
 from twinlock.publish.delta.fields.alignment import Alignment
-from twinlock.publish.delta.fields.elf import MACHINE_ARM64, MACHINE_X86_64
+from twinlock.publish.delta.fields.elf import MACHINE_ARM, MACHINE_ARM64, MACHINE_X86_64
 from twinlock.publish.delta.fields.shiftmap import Integers
 
 Bytes = NDArray[np.uint8]
-MACHINES: Final = (MACHINE_X86_64, MACHINE_ARM64)
+Pairs = tuple[Integers, Integers]  # old and new targets
+# The instruction sets that a machine's code may be of.
+MACHINES: Final = {
+    MACHINE_X86_64: (Kind.X86,),
+    MACHINE_ARM64: (Kind.ARM64,),
+    MACHINE_ARM: (Kind.T32, Kind.A32),
+}
 VOTES_MIN: Final = 2
 _FAR: Final = 1 << 26  # further than any target moved
 _SHIFT_BITS: Final = 27
@@ -42,9 +50,21 @@ class Votes:
     shifts: Integers
 
 
-def votes(machine: int, codes: list[Code], low: int, high: int) -> Votes:
+def instructions(machine: int, code: Code, low: int, high: int) -> Kind | None:
+    """The instruction set of a section: the one that has most branches to between `low` and `high`."""
+    kinds = MACHINES.get(machine, ())
+    if len(kinds) < 2:
+        return kinds[0] if kinds else None
+
+    def branches(kind: Kind) -> int:
+        return sum(int(((targets >= low) & (targets < high)).sum()) for targets in _PAIRS[kind](code))
+
+    return max(kinds, key=branches)
+
+
+def votes(codes: Sequence[tuple[Kind, Code]], low: int, high: int) -> Votes:
     """Votes of all branches between `low` and `high`; only targets with `VOTES_MIN` that agree."""
-    pairs = [_pairs_x86(code) if machine == MACHINE_X86_64 else _pairs_arm64(code) for code in codes]
+    pairs = [_PAIRS[kind](code) for kind, code in codes]
     if not pairs:
         return Votes(np.zeros(0, np.int64), np.zeros(0, np.int64))
     targets = np.concatenate([old for old, _ in pairs])
@@ -68,7 +88,7 @@ def words_at(data: Bytes, places: Integers) -> Integers:
     return found.view(np.int32).astype(np.int64)
 
 
-def _pairs_x86(code: Code) -> tuple[Integers, Integers]:
+def _pairs_x86(code: Code) -> Pairs:
     """Old and new targets of the displacements that look alike on both sides."""
     old = code.old
     if len(old) < 8 or len(code.new) < 8:
@@ -90,7 +110,7 @@ def _pairs_x86(code: Code) -> tuple[Integers, Integers]:
     return before, after
 
 
-def _pairs_arm64(code: Code) -> tuple[Integers, Integers]:
+def _pairs_arm64(code: Code) -> Pairs:
     size = len(code.old) // 4 * 4
     words = code.old[:size].view("<u4")
     places = np.flatnonzero((words & 0x7C000000) == 0x14000000) * 4
@@ -106,3 +126,54 @@ def _pairs_arm64(code: Code) -> tuple[Integers, Integers]:
 def _offset(words: Integers) -> Integers:
     """Signed byte offsets of B and BL."""
     return ((words & 0x3FFFFFF) - ((words & 0x2000000) << 1)) * 4
+
+
+def _pairs_a32(code: Code) -> Pairs:
+    """B, BL and BLX; the bit that a BLX has for a halfword more stays as it is in most of them."""
+    size = len(code.old) // 4 * 4
+    words = code.old[:size].view("<u4")
+    places = np.flatnonzero((words & 0x0E000000) == 0x0A000000) * 4
+    moved = code.alignment.new_places(places)
+    good = (moved >= 0) & (moved % 4 == 0) & (moved + 4 <= len(code.new))
+    places, moved = places[good], moved[good]
+    old, new = words_at(code.old, places), words_at(code.new, moved)
+    same = (old ^ new) & 0xFF000000 == 0
+    places, moved, old, new = places[same], moved[same], old[same], new[same]
+    return code.old_address + places + 8 + _near(old), code.new_address + moved + 8 + _near(new)
+
+
+def _near(words: Integers) -> Integers:
+    """Signed byte offsets of A32's branches."""
+    return ((words & 0xFFFFFF) - ((words & 0x800000) << 1)) * 4
+
+
+def _pairs_t32(code: Code) -> Pairs:
+    """BL, BLX and B without a condition."""
+    size = len(code.old) // 2 * 2
+    halves = code.old[:size].view("<u2")
+    first, second = halves[:-1], halves[1:]
+    places = np.flatnonzero((first >> 11 == 0x1E) & (second & 0x8000 != 0) & (second & 0x5000 != 0)) * 2
+    moved = code.alignment.new_places(places)
+    good = (moved >= 0) & (moved % 2 == 0) & (moved + 4 <= len(code.new))
+    places, moved = places[good], moved[good]
+    old, new = words_at(code.old, places), words_at(code.new, moved)
+    same = (old ^ new) & 0xD000F800 == 0
+    places, moved, old, new = places[same], moved[same], old[same], new[same]
+    return _target_t32(code.old_address + places, old), _target_t32(code.new_address + moved, new)
+
+
+def _target_t32(addresses: Integers, words: Integers) -> Integers:
+    """Targets of branches whose second halfword is the high one of a number."""
+    sign, j1, j2 = words >> 10 & 1, words >> 29 & 1, words >> 27 & 1
+    offset = (j1 ^ sign ^ 1) << 23 | (j2 ^ sign ^ 1) << 22 | (words & 0x3FF) << 12 | words >> 15 & 0xFFE
+    base = addresses + 4
+    targets: Integers = np.where(words & 0x10000000, base, base & -4) + offset - (sign << 24)
+    return targets
+
+
+_PAIRS: Final[dict[Kind, Callable[[Code], Pairs]]] = {
+    Kind.X86: _pairs_x86,
+    Kind.ARM64: _pairs_arm64,
+    Kind.A32: _pairs_a32,
+    Kind.T32: _pairs_t32,
+}

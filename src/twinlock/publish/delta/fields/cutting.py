@@ -11,6 +11,8 @@ from twinlock.core.payload.fields import Field, Kind
 from twinlock.publish.delta.fields.analysis import Place
 
 _CODE_LENGTH_MIN: Final = 8
+# Instructions start at multiples of these.
+_STEPS: Final = {Kind.ARM64: 4, Kind.A32: 4, Kind.A32_LITERALS: 4, Kind.T32: 2, Kind.T32_LITERALS: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,7 @@ def _row(field: Field, low: int, high: int, shift: int) -> Field | None:
 
 def _code(field: Field, low: int, high: int, shift: int) -> Field | None:
     start, end = max(low, field.place), min(high, field.place + field.length)
-    if field.kind is Kind.ARM64:
-        start += -(start - field.place) % 4
+    start += -(start - field.place) % _STEPS.get(field.kind, 1)
     if end - start < _CODE_LENGTH_MIN:
         return None
     return replace(

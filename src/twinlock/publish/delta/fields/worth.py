@@ -19,12 +19,20 @@ from twinlock.publish.delta.price import Price
 from twinlock.publish.delta.program import differences
 
 # On a desktop's core; a device's is slower by the same factor for all of them.
-_NS_PER_CODE_BYTE: Final = {Kind.X86: 16, Kind.ARM64: 25, Kind.FRAMES: 30}
+_NS_PER_CODE_BYTE: Final = {
+    Kind.X86: 16,
+    Kind.ARM64: 25,
+    Kind.FRAMES: 30,
+    Kind.A32: 50,
+    Kind.T32: 43,
+    Kind.A32_LITERALS: 36,
+    Kind.T32_LITERALS: 36,
+}
 _NS_PER_OPERAND: Final = 700
 _NS_PER_NUMBER: Final = 330
 # Bytes of a payload for each byte under zstd's fastest level.
 _SHARE: Final = 0.7
-_JUDGED: Final = (Kind.X86, Kind.ARM64, Kind.WORDS, Kind.RELATIVE, Kind.FRAMES)
+_JUDGED: Final = (*_NS_PER_CODE_BYTE, Kind.WORDS, Kind.RELATIVE)
 
 
 def worthwhile(

@@ -17,7 +17,7 @@ import pytest
 
 from tests.project_files import ROOT, SRC, imports, module_name, parse, python_files
 
-DEVICE_LIBRARIES = {"msgspec", "cryptography", "tuf", "backports.zstd", "compression.zstd"}
+DEVICE_LIBRARIES = {"msgspec", "cryptography", "tuf", "backports.zstd", "bsdiff4", "compression.zstd"}
 # Loaded by one process, which is started only where the configuration names a token.
 PROCESS_LIBRARIES = {"twinlock.agent.pkcs11_process": {"pkcs11"}}
 NETWORK = {"socket", "ssl", "http", "urllib", "asyncio", "selectors", "subprocess"}

@@ -9,14 +9,13 @@ The program's layout is in `program`. The result is worth nothing until it has t
 
 from __future__ import annotations
 
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from twinlock.core import limits
 from twinlock.core.errors import error
 from twinlock.core.payload import program as programs
 from twinlock.core.payload.base import Base
-from twinlock.core.payload.bytewise import add_into
+from twinlock.core.payload.bytewise import add_runs
 from twinlock.core.payload.moving import finish, move
 from twinlock.core.payload.program import Program
 from twinlock.core.payload.repack import packed, repack
@@ -80,10 +79,5 @@ def apply(program: Program, window: bytearray) -> bytearray:
         into[position : position + length] = out_of[place : place + length]
         position += length
     into[position:] = literals[taken:]
-    gaps, lengths = program.runs
-    starts = accumulate(gaps[index] + (lengths[index - 1] if index else 0) for index in range(len(gaps)))
-    read = 0
-    for start, length in zip(starts, lengths, strict=True):
-        add_into(into[start : start + length], program.differences[read : read + length])
-        read += length
+    add_runs(into, *program.runs, program.differences)
     return text

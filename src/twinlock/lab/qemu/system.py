@@ -41,7 +41,7 @@ PACKAGES: Final = (
 )
 PYTHON_VERSION: Final = "3.11"  # of Debian 12
 _PACKAGE_PARTS: Final = ("core", "agent", "provision")
-_DEPENDENCIES: Final = ("msgspec", "cryptography", "tuf", "backports.zstd")
+_DEPENDENCIES: Final = ("msgspec", "cryptography", "tuf", "backports.zstd", "bsdiff4")
 _PLATFORMS: Final = {"arm64": "aarch64-unknown-linux-gnu", "x86-64": "x86_64-unknown-linux-gnu"}
 # Nothing on a device without people reads these; they would double the image.
 _REMOVED: Final = (

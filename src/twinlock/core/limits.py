@@ -30,6 +30,7 @@ PREFIX_SIZE_BYTES_MAX: Final = 3 * MIB
 PREFIX_WINDOW_LOG_MAX: Final = 22  # zstd allocates its window beside prefix and segment
 STEPS_MAX: Final = 16
 PLAIN_SIZE_BYTES_MAX: Final = 4 * MIB  # what one step unpacks to
+KEPT_SIZE_BYTES_MAX: Final = SEGMENT_SIZE_BYTES + 128 * KIB  # what a step makes for the next one
 PROGRAM_SIZE_BYTES_MAX: Final = PLAIN_SIZE_BYTES_MAX + MIB
 SOURCES_MAX: Final = 1024  # packed blocks of the base that one step unpacks
 SOURCE_SIZE_BYTES_MAX: Final = 8 * MIB  # what one of them unpacks to

@@ -71,11 +71,15 @@ def outcome(step: Callable[[], bytes | bytearray]) -> int | str:
 
 
 def patched(rng: random.Random, base: bytes, plain: bytes) -> bytes:
+    return pack_step(patched_program(rng, base, plain), len(plain))
+
+
+def patched_program(rng: random.Random, base: bytes, plain: bytes) -> bytes:
     ranges = some_ranges(rng, len(base))
     window = b"".join(base[offset : offset + length] for offset, length in ranges)
     refs, covers = trimmed([Ref(None, *found) for found in ranges], find_covers(window, plain))
     window = b"".join(base[ref.offset : ref.end] for ref in refs)
-    return pack_step(build_program(refs, window, plain, covers), len(plain))
+    return build_program(refs, window, plain, covers)
 
 
 @given(seeds)
@@ -96,6 +100,21 @@ def test_steps_are_joined(seed: int) -> None:
     plains = [edited(rng, base) for _ in range(rng.randrange(1, 5))]
     data = b"".join(patched(rng, base, plain) for plain in plains)
     whole = b"".join(plains)
+    assert decode_part(part_of(Patch, data), data, len(whole), 0, BytesBase(base)) == whole
+
+
+@given(seeds)
+@settings(max_examples=40)
+def test_what_a_step_keeps_back_is_there_for_the_next_one_alone(seed: int) -> None:
+    rng = random.Random(seed)
+    base = words(rng, 6_000)
+    draft, last = edited(rng, base), edited(rng, base)
+    plain = edited(rng, draft)
+    window = draft + base[100:900]
+    mending = build_program([Ref(None, 100, 800)], window, plain, find_covers(window, plain))
+    kept = pack_step(patched_program(rng, base, draft), len(draft), kept_back=True)
+    data = kept + pack_step(mending, len(plain)) + patched(rng, base, last)
+    whole = plain + last
     assert decode_part(part_of(Patch, data), data, len(whole), 0, BytesBase(base)) == whole
 
 

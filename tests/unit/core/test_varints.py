@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twinlock.core.errors import TwinlockError
-from twinlock.core.payload.varints import BYTES_MAX, Reader, column, encode, fold
+from twinlock.core.payload.varints import BYTES_MAX, Reader, column, encode, fold, row, signed_row
 
 NUMBERS = st.lists(st.integers(0, (1 << 42) - 1) | st.integers(0, 200), max_size=300)
 
@@ -67,3 +68,35 @@ def test_columns_of_any_length_agree_with_numbers_one_by_one() -> None:
     numbers = [rng.getrandbits(rng.choice([3, 7, 8, 14, 30, 42])) for _ in range(5000)]
     whole, single = Reader(column(numbers), 0), Reader(column(numbers), 0)
     assert list(whole.column(5000)) == [single.column(1)[0] for _ in range(5000)] == numbers
+
+
+# --- rows
+
+
+@given(st.lists(st.integers(0, (1 << 48) - 1) | st.integers(0, 200), max_size=300), st.binary(max_size=9))
+@settings(max_examples=200, deadline=None)
+def test_a_row_comes_back_and_what_is_behind_it_stays(numbers: list[int], behind: bytes) -> None:
+    reader = Reader(row(numbers) + behind, 0)
+    assert list(reader.row(len(numbers))) == numbers
+    assert bytes(reader.rest()) == behind
+
+
+@given(st.lists(st.integers(-(1 << 47), (1 << 47) - 1) | st.integers(-200, 200), max_size=100))
+@settings(max_examples=200, deadline=None)
+def test_signed_rows_come_back(numbers: list[int]) -> None:
+    assert list(Reader(signed_row(numbers), 0).signed_row(len(numbers))) == numbers
+
+
+@pytest.mark.parametrize("write", [row, signed_row])
+def test_numbers_too_large_for_a_row_are_not_written(write: Callable[[list[int]], bytes]) -> None:
+    with pytest.raises(ValueError, match="49"):
+        write([1, 1 << 48 if write is row else 1 << 47])
+
+
+@pytest.mark.parametrize("data", [b"", b"\0\1\2", b"\7" + bytes(30), b"\2" + bytes(7)])
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_row_that_ends_early_or_has_no_width_is_refused(data: bytes, signed: bool) -> None:
+    reader = Reader(data, 3)
+    with pytest.raises(TwinlockError) as caught:
+        (reader.signed_row if signed else reader.row)(4)
+    assert caught.value.code == "payload-malformed"

@@ -1,8 +1,8 @@
 """Adding differences to a text, byte by byte, by bsdiff4's compiled patching.
 
-Its `patch` makes bytes from a control block of triples (add x bytes, insert y, skip z of the source), as Colin
-Percival's bsdiff has them; here nothing is inserted. What it makes are the changed stretches alone, one behind
-the other. It takes `bytes` only, so a text goes there in pieces of `PIECE_SIZE_BYTES`, not at once.
+Its `patch` makes bytes from a control block of triples (add x bytes, insert y, skip z of the source), as
+Colin Percival's bsdiff has them; here nothing is inserted. What it makes are the changed stretches alone, one
+behind the other. It takes `bytes` only, so a text goes there in pieces of `PIECE_SIZE_BYTES`, not at once.
 """
 
 from __future__ import annotations

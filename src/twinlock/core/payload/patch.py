@@ -1,15 +1,18 @@
 """Patch parts: a segment made from ranges of the base, the bytes that differ, and the bytes that are new.
 
-A patch is a row of steps; their outputs, one behind the other, are the segment.
+A patch is a row of steps; the outputs of those that are not kept back, one behind the other, are the segment.
 
-    step      codec u8, output size, program size, packed size (varints), then the packed program
+    step      codec u8 (128 more: kept back), output size, program size, packed size (varints), then the
+              packed program
 
-The program's layout is in `program`. The result is worth nothing until it has the segment's signed hash.
+The output of a step that is kept back is the beginning of the next step's window: so bytes that were packed
+again, cheaply and not quite as they should be, are mended. The program's layout is in `program`. The result
+is worth nothing until it has the segment's signed hash.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from twinlock.core import limits
 from twinlock.core.errors import error
@@ -26,6 +29,8 @@ from twinlock.core.payload.window import read_window
 if TYPE_CHECKING:
     from twinlock.core.payload.repack import Packer
 
+KEPT_BACK: Final = 128
+
 
 def decode(
     encoded: bytes | memoryview, length_bytes: int, number: int, base: Base, packer: Packer = packed
@@ -37,25 +42,34 @@ def decode(
     """
     reader = Reader(encoded, number)
     outputs = []
+    kept = bytearray()
     left = length_bytes
     for _ in range(limits.STEPS_MAX):
         if not left:
             break
-        outputs.append(_step(reader, left, number, base, packer))
-        left -= len(outputs[-1])
+        codec = reader.take(1)[0]
+        keeps = codec >= KEPT_BACK
+        room_bytes = limits.KEPT_SIZE_BYTES_MAX if keeps else left
+        output = _step(reader, codec % KEPT_BACK, room_bytes, number, base, kept, packer)
+        kept = output if keeps else bytearray()
+        if not keeps:
+            outputs.append(output)
+            left -= len(output)
     reader.end()
     if left:
         raise error("payload-malformed", f"part {number} does not decode to {length_bytes} bytes")
     return outputs[0] if len(outputs) == 1 else b"".join(outputs)
 
 
-def _step(reader: Reader, room_bytes: int, number: int, base: Base, packer: Packer) -> bytearray:
-    codec = reader.take(1)[0]
+def _step(
+    reader: Reader, codec: int, room_bytes: int, number: int, base: Base, kept: bytearray, packer: Packer
+) -> bytearray:
     output_size_bytes = reader.value(room_bytes, "output", 1)
     program_size_bytes = reader.value(limits.PROGRAM_SIZE_BYTES_MAX, "program", 1)
     compressed = reader.take(reader.value(limits.PART_SIZE_BYTES_MAX, "packed program", 1))
-    program = programs.parse(unpack(codec, compressed, program_size_bytes, number), output_size_bytes, number)
-    window = read_window(base, program, number)
+    plain = unpack(codec, compressed, program_size_bytes, number)
+    program = programs.parse(plain, output_size_bytes, number, len(kept))
+    window = read_window(base, program, number, kept)
     move(window, program.fields)
     text = apply(program, window)
     del window

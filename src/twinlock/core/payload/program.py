@@ -2,21 +2,23 @@
 
     program   control size (varint), control, literals, differences
 
-The control is made of varints; a column is that many numbers one behind the other:
+The control is made of varints; a column is that many numbers one behind the other, a row that many of one
+width (see `varints`):
 
     sources   count; for each: codec u8, unpacked size, ranges. Packed blocks of the base, in ranges.
     window    count; if there are sources, a column of sources (0: the base itself, 1: the first source ...);
-              offsets relative to the end of the range before (signed); lengths. The window is these ranges
-              of the base, or of what a source unpacks to, one behind the other.
+              offsets relative to the end of the range before (signed); lengths. The window is what the step
+              before kept back, if it did, and then these ranges of the base, or of what a source unpacks to,
+              one behind the other.
     packs     count; if 0, the text is the output. Else the text's size, and for each: codec u8; unless it
               is 0, level and the library's version (size u8, ASCII); start, relative to the end of the pack
               before (signed); history; length; skip; take. Pieces of the text, packed; `take` bytes of each
               after `skip` are the output, one behind the other.
     fields    addresses to be moved in the window, and finished in the text: see `fields`
-    covers    count; places in the window, relative to the end of the cover before (signed); gaps; lengths.
-              The text is, for each cover, `gap` literals and then `length` bytes of the window; literals
-              fill what remains.
-    runs      count; gaps; lengths. Stretches of the text to which differences are added, byte by byte,
+    covers    count; rows: places in the window, relative to the end of the cover before (signed); gaps;
+              lengths. The text is, for each cover, `gap` literals and then `length` bytes of the window;
+              literals fill what remains.
+    runs      count; rows: gaps; lengths. Stretches of the text to which differences are added, byte by byte,
               modulo 256.
 
 Everything that sizes memory is bounded and checked here, before it is allocated.
@@ -25,6 +27,8 @@ Everything that sizes memory is bounded and checked here, before it is allocated
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate, chain
+from operator import add
 from typing import TYPE_CHECKING, Final
 
 from twinlock.core import limits
@@ -69,7 +73,7 @@ class WindowRange:
 class Covers:
     """Which pieces of the window the text is made of: places, the literals before each, lengths."""
 
-    places: array[int]
+    places: list[int]
     gaps: array[int]
     lengths: array[int]
 
@@ -97,6 +101,7 @@ class Pack:
 class Program:
     """One step: every index lies within the window, the text or the program."""
 
+    kept_size_bytes: int
     sources: list[Source]
     window: list[WindowRange]
     packs: list[Pack]
@@ -109,21 +114,25 @@ class Program:
 
     @property
     def window_size_bytes(self) -> int:
-        return sum(part.length for part in self.window)
+        """With what was kept back."""
+        return self.kept_size_bytes + sum(part.length for part in self.window)
 
 
-def parse(data: bytes, output_size_bytes: int, number: int) -> Program:
-    """The program in `data`, every bound checked. Raises TrustError `payload-malformed`."""
+def parse(data: bytes, output_size_bytes: int, number: int, kept_size_bytes: int = 0) -> Program:
+    """The program in `data`, every bound checked. Raises TrustError `payload-malformed`.
+
+    Its window begins with `kept_size_bytes` that the step before kept back.
+    """
     whole = Reader(data, number)
     control = Reader(whole.take(whole.value(len(data), "control")), number)
     sources = _sources(control, number)
     window = _window(control, sources, number)
-    window_size_bytes = sum(part.length for part in window)
+    window_size_bytes = kept_size_bytes + sum(part.length for part in window)
     text_size_bytes, packs = _packs(control, output_size_bytes, number)
     fields = decode_fields(control, window_size_bytes, text_size_bytes, number)
     covers = _covers(control, window_size_bytes, number)
     count = control.value(limits.DIFF_RUNS_MAX, "runs")
-    runs = control.column(count), control.column(count)
+    runs = control.row(count), control.row(count)
     control.end()
     if sum(runs[0]) + sum(runs[1]) > text_size_bytes:
         raise error("payload-malformed", f"part {number} has differences behind its text")
@@ -133,7 +142,9 @@ def parse(data: bytes, output_size_bytes: int, number: int) -> Program:
     literals = whole.take(literal_count)
     differences = whole.take(sum(runs[1]))
     whole.end()
-    return Program(sources, window, packs, text_size_bytes, fields, covers, runs, literals, differences)
+    return Program(
+        kept_size_bytes, sources, window, packs, text_size_bytes, fields, covers, runs, literals, differences
+    )
 
 
 def _sources(control: Reader, number: int) -> list[Source]:
@@ -177,15 +188,11 @@ def _window(control: Reader, sources: list[Source], number: int) -> list[WindowR
 
 def _covers(control: Reader, window_size_bytes: int, number: int) -> Covers:
     count = control.value(limits.COVERS_MAX, "covers")
-    distances, gaps, lengths = control.signed_column(count), control.column(count), control.column(count)
-    end = 0
-    for index, (distance, length) in enumerate(zip(distances, lengths, strict=True)):
-        place = end + distance
-        end = place + length
-        if place < 0 or end > window_size_bytes:
-            raise error("payload-malformed", f"part {number} copies from outside its window")
-        distances[index] = place
-    return Covers(distances, gaps, lengths)
+    distances, gaps, lengths = control.signed_row(count), control.row(count), control.row(count)
+    places = list(accumulate(map(add, distances, chain((0,), lengths))))
+    if count and (min(places) < 0 or max(map(add, places, lengths)) > window_size_bytes):
+        raise error("payload-malformed", f"part {number} copies from outside its window")
+    return Covers(places, gaps, lengths)
 
 
 def _packs(control: Reader, output_size_bytes: int, number: int) -> tuple[int, list[Pack]]:
@@ -220,7 +227,7 @@ def _pack(control: Reader, end: int, text_size_bytes: int, number: int) -> Pack:
     history = control.value(LZ4_HISTORY_BYTES_MAX if codec == LZ4 else 0, "history")
     length = control.value(text_size_bytes, "piece", 1)
     skip = control.value(limits.PART_SIZE_BYTES_MAX, "skip")
-    take = control.value(limits.SEGMENT_SIZE_BYTES, "take", 1)
+    take = control.value(limits.KEPT_SIZE_BYTES_MAX, "take", 1)
     if start < history or start + length > text_size_bytes or (codec == RAW and skip + take > length):
         raise error("payload-malformed", f"part {number} packs what lies outside its text")
     return Pack(codec, level, version, start, history, length, skip, take)

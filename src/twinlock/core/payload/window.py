@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     from twinlock.core.payload.program import Program, Source
 
 
-def read_window(base: Base, program: Program, number: int) -> bytearray:
-    """The window of a checked program; one source is unpacked at a time.
+def read_window(base: Base, program: Program, number: int, kept: bytearray) -> bytearray:
+    """The window of a checked program, `kept` first; one source is unpacked at a time.
 
     Raises CompatibilityError `delta-base` where the base is too short or a source does not unpack, and what
     `base` raises.
     """
     window = bytearray(program.window_size_bytes)
     view = memoryview(window)
-    position = 0
+    position = len(kept)
+    view[:position] = kept
     of_source = defaultdict(list)
     for part in program.window:
         if part.source:

@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import Final
 
 from twinlock.core import limits
@@ -21,6 +22,10 @@ _AHEAD_BYTES: Final = (4096, 65536)
 # A sequence begins with a clean state most of the time; how many to go back for one that does.
 _BACK_MAX: Final = 48
 _TRIAL_SEQUENCES: Final = 64
+# Bytes that shrink to an eighth take longest to pack, and few bytes to send packed; so many of them or more.
+_DENSE_FACTOR: Final = 8
+_DENSE_BYTES_MIN: Final = 128 * limits.KIB
+_STRETCH_BYTES: Final = 64 * limits.KIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +78,15 @@ def sequences(packed: bytes) -> Sequences | None:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """`take` packed bytes come from the block's unpacked bytes `start` to `end`, packed as `pack` says."""
+    """`take` packed bytes come from the block's unpacked bytes `start` to `end`, packed as `pack` says.
+
+    `matches` is where in these the packed bytes' sequences begin.
+    """
 
     start: int
     end: int
     pack: Pack
+    matches: array[int]
 
 
 class PackedBlock:
@@ -101,6 +110,39 @@ class PackedBlock:
         if self._sequences.plain[-1] != len(self.plain):  # not the block that unpacks to these bytes
             yield start, end
             return
+        for low, high, dense in self._by_density(start, end):
+            if dense:
+                yield low, high
+            else:
+                yield from self._packed_again(low, high)
+
+    def _by_density(self, start: int, end: int) -> list[tuple[int, int, bool]]:
+        """(start, end, whether they unpack to many times their size) of longer stretches of packed bytes."""
+        stretches = [
+            (size >= _DENSE_FACTOR * (high - low), low, high, size)
+            for low, high, size in self._stretches(start, end)
+        ]
+        found: list[tuple[int, int, bool]] = []
+        for is_dense, group in groupby(stretches, key=lambda stretch: stretch[0]):
+            members = list(group)
+            dense = is_dense and sum(size for _, _, _, size in members) >= _DENSE_BYTES_MIN
+            low, high = members[0][1], members[-1][2]
+            if found and found[-1][2] == dense:
+                low = found.pop()[0]
+            found.append((low, high, dense))
+        return found
+
+    def _stretches(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """(start, end, about what they unpack to) of stretches that unpack to about `_STRETCH_BYTES`."""
+        packed, plain = self._sequences.packed, self._sequences.plain
+        index, last = bisect.bisect_left(packed, start), bisect.bisect_left(packed, end)
+        while start < end:
+            following = min(bisect.bisect_left(plain, plain[index] + _STRETCH_BYTES, index + 1), last)
+            stop = end if following == last else packed[following]
+            yield start, stop, plain[following] - plain[index]
+            start, index = stop, following
+
+    def _packed_again(self, start: int, end: int) -> Iterator[Piece | tuple[int, int]]:
         piece = self._piece(start, end)
         if piece is not None:
             yield piece
@@ -109,8 +151,8 @@ class PackedBlock:
         if middle is None:
             yield start, end
             return
-        yield from self.pieces(start, middle)
-        yield from self.pieces(middle, end)
+        yield from self._packed_again(start, middle)
+        yield from self._packed_again(middle, end)
 
     def _middle(self, start: int, end: int) -> int | None:
         """A place between sequences, about halfway by unpacked size; None when the stretch is too small."""
@@ -140,7 +182,9 @@ class PackedBlock:
                     pack = Pack(
                         LZ4, self._level, self._version, history, history, finish - begin, skip, end - start
                     )
-                    return Piece(begin - history, finish, pack)
+                    low = begin - history
+                    matches = array("I", [place - low for place in plain[index:last]])
+                    return Piece(low, finish, pack, matches)
         return None
 
     def _agrees(self, index: int, begin: int, history: int) -> bool:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from twinlock.core import limits
 from twinlock.core.payload import streams
 from twinlock.core.payload.fields import NONE, Fields
+from twinlock.core.payload.patch import KEPT_BACK
 from twinlock.core.payload.program import RAW, Pack
-from twinlock.core.payload.varints import column, encode, fold
+from twinlock.core.payload.varints import column, encode, fold, row, signed_row
 from twinlock.core.zstd import CompressionParameter, compress
 from twinlock.publish.delta.covers import Cover
 from twinlock.publish.delta.fields.writing import encode_fields
@@ -71,7 +72,7 @@ def build_program(
             _packs(packs, len(text)),
             encode_fields(fields),
             _covers(covers),
-            column([len(differing.gaps), *differing.gaps, *differing.lengths]),
+            encode(len(differing.gaps)) + row(differing.gaps) + row(differing.lengths),
         )
     )
     return b"".join((encode(len(control)), control, literals, differing.data))
@@ -107,11 +108,11 @@ def _covers(covers: list[Cover]) -> bytes:
     places, gaps, lengths = [], [], []
     place = start = 0
     for cover in covers:
-        places.append(fold(cover.place - place))
+        places.append(cover.place - place)
         gaps.append(cover.start - start)
         lengths.append(cover.length)
         place, start = cover.place + cover.length, cover.start + cover.length
-    return column([len(covers), *places, *gaps, *lengths])
+    return encode(len(covers)) + signed_row(places) + row(gaps) + row(lengths)
 
 
 def _packs(packs: Sequence[Pack], text_size_bytes: int) -> bytes:
@@ -130,12 +131,17 @@ def _packs(packs: Sequence[Pack], text_size_bytes: int) -> bytes:
 
 
 def pack_step(
-    program: bytes, output_size_bytes: int, *, with_lzma: bool = True, level: int = ZSTD_LEVEL_FOR_ALL
+    program: bytes,
+    output_size_bytes: int,
+    *,
+    with_lzma: bool = True,
+    level: int = ZSTD_LEVEL_FOR_ALL,
+    kept_back: bool = False,
 ) -> bytes:
     """One step of a patch part: the program, compressed by whatever makes it smallest."""
     codec, packed = pack(program, with_lzma=with_lzma, level=level)
-    head = bytes([codec]) + encode(output_size_bytes) + encode(len(program)) + encode(len(packed))
-    return head + packed
+    sizes = encode(output_size_bytes) + encode(len(program)) + encode(len(packed))
+    return bytes([codec + KEPT_BACK * kept_back]) + sizes + packed
 
 
 def pack(program: bytes, *, with_lzma: bool = True, level: int = ZSTD_LEVEL_FOR_ALL) -> tuple[int, bytes]:

@@ -25,13 +25,14 @@ from twinlock.publish.delta.fields.worth import worthwhile
 from twinlock.publish.delta.images import Image
 from twinlock.publish.delta.inodes import Inodes
 from twinlock.publish.delta.locating import Locator
+from twinlock.publish.delta.mending import Mended, mended
 from twinlock.publish.delta.model import Ref, Window, size_of
 from twinlock.publish.delta.packing import Packing
 from twinlock.publish.delta.price import Price
 from twinlock.publish.delta.program import build_program, encode_ranges, pack_step
 from twinlock.publish.delta.references import Reference
 from twinlock.publish.delta.settling import settled
-from twinlock.publish.delta.stretches import Cutter, Packed, Raw, Unpacked
+from twinlock.publish.delta.stretches import Cutter, Packed, Raw, Unpacked, within_a_part
 from twinlock.publish.delta.trim import trimmed
 
 ZSTD_LEVEL: Final = 19
@@ -95,7 +96,9 @@ class Encoder:
         return decode_part(form.part, form.data, length_bytes, number, self._base)
 
     def _forms(self, segment: bytes, start: int, known: Mapping[str, Known]) -> list[EncodedSegment]:
-        steps = [self._step(stretch, known) for stretch in self._cutter.cut(start, start + len(segment))]
+        end = start + len(segment)
+        stretches = within_a_part(self._cutter.cut(start, end), start, end)
+        steps = [self._step(stretch, known) for stretch in stretches]
         forms = [_stored(Patch, b"".join(steps))]
         if len(forms[0].data) > POOR_PATCH_BYTES:
             forms.append(_stored(Zstd, compress(segment, self._effort.segment_level)))
@@ -122,9 +125,19 @@ class Encoder:
         prepared = self._prepared(refs, contents, known)
         plain = self._window.read([*refs, *prepared.tables])
         window, unfinished, fields = _moved(plain, text, covers, prepared.fields, self._price)
+        mending = self._mended(stretch) if isinstance(stretch, Packed) else None
+        packs = [mending.pack] if mending else packs
         program = build_program([*refs, *prepared.tables], window, unfinished, covers, packs, fields)
-        size_bytes = sum(pack.take for pack in packs) or len(text)
-        return pack_step(program, size_bytes, with_lzma=self._price.lzma, level=self._effort.zstd_level)
+        size_bytes, lzma = sum(pack.take for pack in packs) or len(text), self._price.lzma
+        level, kept_back = self._effort.zstd_level, mending is not None
+        step = pack_step(program, size_bytes, with_lzma=lzma, level=level, kept_back=kept_back)
+        return step + mending.step if mending else step
+
+    def _mended(self, stretch: Packed) -> Mended | None:
+        if not stretch.matches:
+            return None
+        wanted = self._image[stretch.start : stretch.start + stretch.size_bytes]
+        return mended(stretch.text, stretch.packs[0], stretch.matches, wanted, self._price)
 
     def _contents(self, stretch: Raw | Packed, text: bytes) -> _Contents:
         inodes = self._inodes.text(stretch.start, text) if isinstance(stretch, Raw) else []

@@ -41,7 +41,8 @@ class Packed:
     """Bytes of the image that are `text`, packed; `refs` is what it may resemble, `located` what is in it.
 
     `blocks` is empty once it is settled which packs there are; before, it has what each pack is to give (see
-    `settling`).
+    `settling`). `start` is where they lie in the image, and `matches` where in an LZ4 block's text its
+    sequences begin; none unless they may be mended (see `mending`).
     """
 
     text: bytes
@@ -49,6 +50,8 @@ class Packed:
     refs: tuple[Ref, ...]
     located: tuple[Located, ...]
     blocks: tuple[bytes, ...] = ()
+    start: int = 0
+    matches: Sequence[int] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -104,6 +107,12 @@ class Kernel:
     def plain(self) -> bytes:
         """All unpacked bytes."""
         return b"".join(block.plain for block in self.blocks)
+
+
+def within_a_part(stretches: list[Raw | Packed], start: int, end: int) -> list[Raw | Packed]:
+    """The stretches, or all bytes as they lie where that would take more steps than a part may have."""
+    steps = sum(2 if isinstance(stretch, Packed) and stretch.matches else 1 for stretch in stretches)
+    return stretches if steps <= limits.STEPS_MAX else [Raw(start, end)]
 
 
 class Cutter(Protocol):
@@ -196,7 +205,14 @@ def _of_kernel(kernel: Kernel, start: int, end: int, shift: int) -> Iterator[Raw
                 offset = kernel.before(index) + piece.start
                 refs = kernel.older.refs(offset - AROUND_BYTES, offset + len(text) + AROUND_BYTES)
                 located = Located(kernel.name, Stretch(0, offset, len(text)))
-                yield Packed(text, (piece.pack,), tuple(refs), (located,))
+                yield Packed(
+                    text,
+                    (piece.pack,),
+                    tuple(refs),
+                    (located,),
+                    start=position + shift,
+                    matches=piece.matches,
+                )
                 position += piece.pack.take
             else:
                 low, high = piece

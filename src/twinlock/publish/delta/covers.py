@@ -55,7 +55,7 @@ def find_covers(window: bytes, plain: bytes) -> list[Cover]:
     """Covers in the order of `plain`, none overlapping another there; empty when nothing resembles."""
     if not window or not plain:
         return []
-    patch: bytes = hdiffpatch.diff(window, plain, None, validate=False, big_cache_match=True)
+    patch: bytes = hdiffpatch.diff(window, plain, None, validate=False)
     if not patch.startswith(_MAGIC):
         raise error("internal", f"hdiffpatch writes a format that begins with {patch[:10]!r}")
     numbers = _Numbers(patch, len(_MAGIC))

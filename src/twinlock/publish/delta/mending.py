@@ -29,7 +29,7 @@ _HASH_BITS: Final = 15
 _HASH_FACTOR: Final = 2654435761
 # On a desktop's core, with liblz4 1.9.
 _NS_PER_CANDIDATE: Final = 36
-_SAVED_NS_MIN: Final = 6_000_000  # below, finding out costs the encoder more than it is worth
+_SAVED_NS_MIN: Final = 12_000_000  # below, finding out costs the encoder more than it is worth
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,9 @@ from twinlock.publish.delta.trim import trimmed
 
 ZSTD_LEVEL: Final = 19
 POOR_PATCH_BYTES: Final = 256 * limits.KIB  # from here on a patch may be worse than no base at all
+# The slowest levels take a second for a segment, and save less than half of what a fast one leaves.
+_QUICK_LEVEL: Final = 1
+_QUICK_FACTOR: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,8 @@ class Encoder:
         stretches = within_a_part(self._cutter.cut(start, end), start, end)
         steps = [self._step(stretch, known) for stretch in stretches]
         forms = [_stored(Patch, b"".join(steps))]
-        if len(forms[0].data) > POOR_PATCH_BYTES:
+        poor = len(forms[0].data) > POOR_PATCH_BYTES
+        if poor and len(compress(segment, _QUICK_LEVEL)) < _QUICK_FACTOR * len(forms[0].data):
             forms.append(_stored(Zstd, compress(segment, self._effort.segment_level)))
         return forms
 

@@ -39,6 +39,12 @@ def test_only_where_blocks_are_packed_and_many_have_to_be() -> None:
     assert quick.segment_level < Effort().segment_level
 
 
+def test_programs_take_less_time_where_nearly_all_has_to_be_made() -> None:
+    most = Effort.of(Price(1_200_001), packed=False)
+    assert most.analyses
+    assert Effort.of(DEAR, packed=True).zstd_level < most.zstd_level < Effort().zstd_level
+
+
 def test_with_less_effort_the_delta_is_right_and_not_much_larger(
     pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,29 +57,35 @@ def operands(code: bytes, size: int) -> list[int]:
 
 
 def move_x86(window: bytearray, field: Field, shifts: Shifts) -> None:
-    """Moves the operands of a field of code, in place."""
+    """Moves the operands of a field of code, in place.
+
+    Places and targets are relative to the chunk as far as they can be: half a million of them go through this
+    loop when a kernel is updated.
+    """
     starts, moves = shifts.starts, shifts.shifts
     low, high = starts[0], starts[-1]
-    place = field.place - field.address
     known: dict[int, int] = {}  # shifts of targets: most of them are referred to again and again
     bounds = (0, *starts, field.address + field.length + high)
     own = near = near_end = 0  # the shift of the code itself, and which targets have the same
     behind = free = field.address
     for begin, code in _code(window, field):
-        first = field.address + begin
+        first, place = field.address + begin, field.place + begin
+        base = first + _OPERAND_BYTES
+        free, behind, near, near_end = free - first, behind - first, near - base, near_end - base
         ats = operands(code, _CHUNK_BYTES)
         for at, offset in zip(ats, chain.from_iterable(map(_LOAD, repeat(code), ats)), strict=True):
-            address = first + at
-            if address < free:
+            if at < free:
                 continue
-            if address >= behind:
+            if at >= behind:
+                address = first + at
                 index = bisect_right(starts, address)
-                own, near, behind = moves[index], bounds[index], bounds[index + 1]
-                near_end = behind if low <= address < high else near
-            target = address + _OPERAND_BYTES + offset
+                own, near, behind = moves[index], bounds[index] - base, bounds[index + 1] - first
+                near_end = bounds[index + 1] - base if low <= address < high else near
+            target = at + offset
             if near <= target < near_end:
-                free = address + _OPERAND_BYTES
+                free = at + _OPERAND_BYTES
                 continue
+            target += base
             shift = known.get(target)
             if shift is None:
                 if not low <= target < high:
@@ -87,9 +93,10 @@ def move_x86(window: bytearray, field: Field, shifts: Shifts) -> None:
                 if len(known) == _KNOWN_MAX:
                     known.clear()
                 shift = known[target] = moves[bisect_right(starts, target)]
-            free = address + _OPERAND_BYTES
+            free = at + _OPERAND_BYTES
             if shift != own:
-                _STORE(window, address + place, offset + shift - own & _MASK32)
+                _STORE(window, at + place, offset + shift - own & _MASK32)
+        free, behind, near, near_end = free + first, behind + first, near + base, near_end + base
 
 
 def operand_count(window: bytes, field: Field) -> int:

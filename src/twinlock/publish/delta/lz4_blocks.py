@@ -22,8 +22,8 @@ _AHEAD_BYTES: Final = (4096, 65536)
 # A sequence begins with a clean state most of the time; how many to go back for one that does.
 _BACK_MAX: Final = 48
 _TRIAL_SEQUENCES: Final = 64
-# Bytes that shrink to an eighth take longest to pack, and few bytes to send packed; so many of them or more.
-_DENSE_FACTOR: Final = 8
+# Bytes that shrink to a sixth take longest to pack, and few bytes to send packed; so many of them or more.
+_DENSE_FACTOR: Final = 6
 _DENSE_BYTES_MIN: Final = 128 * limits.KIB
 _STRETCH_BYTES: Final = 64 * limits.KIB
 

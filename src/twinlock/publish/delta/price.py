@@ -13,7 +13,7 @@ from typing import Final
 # A core of a tenth of a desktop's speed and a link of 25 KB/s take equally long.
 _BYTES_PER_S_MIN: Final = 250_000
 # When every segment of a large image has to be made.
-_BYTES_PER_S_MAX: Final = 1_600_000
+_BYTES_PER_S_MAX: Final = 1_650_000
 # An install takes its time, whatever is decoded: as much as unpacking some segments.
 _SEGMENTS_OF_AN_INSTALL: Final = 32
 # LZMA saves about this much over zstd, for what it takes longer to unpack: 5% of the bytes, 65 ns for each.

@@ -31,7 +31,7 @@ _NS_PER_BYTE: Final = {
 _SHARE: Final = 0.75
 # Blocks are packed at a part of the price of what else a device does: nothing else saves so much in all. zlib
 # would be left with few blocks otherwise, since it takes long.
-_WORTH: Final = {ZLIB: 3.6, ZSTD: 2.6}
+_WORTH: Final = {ZLIB: 3.6, ZSTD: 2.2}
 
 # (start, end, shift): a stretch of the text that stays, and how far it moves
 _Kept = tuple[int, int, int]
